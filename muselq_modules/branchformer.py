@@ -1,0 +1,100 @@
+"""Branchformer layer (Peng et al., 2022) with a pluggable mixer.
+
+SpeechBrain's layer, changed in three places, each shown by a test:
+
+* the global branch is any ``mixer``, given by constructor;
+* the convolution of the gating unit sees zeros beyond a clip's end, not its
+  padding (upstream, padding changes valid frames by up to 0.6) nor a mirror
+  image (upstream raises on clips of 15 tokens or fewer);
+* the merge of the two branches is two products instead of a concatenation, so
+  that a mixer may return one step for the whole clip.
+"""
+
+from speechbrain.lobes.models.transformer.Branchformer import (
+    BranchformerEncoderLayer,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from muselq_modules.subsampling import mask_padding
+
+
+class BranchformerLayer(BranchformerEncoderLayer):
+    """Global and local branch in parallel.
+
+    Arguments
+    ---------
+    dim : int
+        Model dimension.
+    mixer : callable
+        Called with ``dim``; builds the global branch, a module
+        ``(x [batch, time, dim], padding_mask) -> [batch, time or 1, dim]``.
+    cgmlp_dim : int
+        Hidden width of the convolutional gating MLP, the local branch.
+    kernel_size : int
+        Tokens seen by its depthwise convolution; odd.
+    dropout : float
+        Dropout after each branch and after the merge.
+
+    Example
+    -------
+    >>> import torch
+    >>> from muselq_modules.summary_mixing import SummaryMixing
+    >>> layer = BranchformerLayer(16, mixer=SummaryMixing, cgmlp_dim=32)
+    >>> layer(torch.randn(2, 9, 16)).shape
+    torch.Size([2, 9, 16])
+    """
+
+    def __init__(
+        self, dim, mixer, cgmlp_dim=4096, kernel_size=31, dropout=0.0
+    ):
+        # An attention type that SpeechBrain does not know builds none; its
+        # place is taken by the mixer.
+        super().__init__(
+            d_model=dim,
+            nhead=1,
+            kernel_size=kernel_size,
+            activation=nn.GELU,
+            dropout=dropout,
+            attention_type="none",
+            csgu_linear_units=cgmlp_dim,
+        )
+        self.mixer = mixer(dim)
+
+    def forward(self, x, padding_mask=None):
+        """One layer.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Tokens [batch, time, dim].
+        padding_mask : torch.Tensor, optional
+            bool [batch, time], True where padded.
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, time, dim].
+        """
+        mixed = self.dropout(self.mixer(self.norm_mhsa(x), padding_mask))
+        local = self.dropout(self._local(self.norm_conv(x), padding_mask))
+        for_mixed, for_local = self.merge_proj.weight.chunk(2, dim=1)
+        merged = F.linear(local, for_local, self.merge_proj.bias)
+        return x + self.dropout(merged + F.linear(mixed, for_mixed))
+
+    def _local(self, x, padding_mask):
+        """Convolutional gating MLP, safe under padding."""
+        branch, gating = self.convolution_branch, self.convolution_branch.csgu
+        x = branch.activation(branch.pre_channel_proj(x))
+        content, gate = x.chunk(2, dim=-1)
+        gate = mask_padding(gating.norm(gate), padding_mask)
+        conv = gating.conv.conv
+        gate = F.conv1d(
+            gate.transpose(1, 2),
+            conv.weight,
+            conv.bias,
+            padding=conv.kernel_size[0] // 2,
+            groups=conv.groups,
+        ).transpose(1, 2)
+        gated = gating.dropout(content * gating.activation(gate))
+        return branch.post_channel_proj(gated)

@@ -1,0 +1,177 @@
+r"""SummaryMixing: token mixing that is linear in length.
+
+Written from the equations of Parcollet et al., arXiv:2307.07421:
+
+    s_bar = 1/T sum_t s(x_t)          one summary for the whole clip
+    h_t   = c(f(x_t), s_bar)          combined with each token
+
+``local_function`` is f, ``summary_function`` s and ``combiner`` c. f and s are
+two layers each, applied head by head; c is one dense layer over all heads;
+every layer ends in a GELU.
+
+Three rewritings leave the result as it is and save most of the time: the first
+layers of f and s are one grouped product; W_c [f; s_bar] is split into
+W_f f + W_s s_bar, the second term once a clip instead of once a token; and
+without padding no mask is built.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def summarise(values, padding_mask=None):
+    """Mean over the valid tokens: [batch, time, dim] -> [batch, 1, dim].
+
+    Example
+    -------
+    >>> values = torch.tensor([[[1.0], [3.0], [100.0]]])
+    >>> summarise(values, torch.tensor([[False, False, True]]))
+    tensor([[[2.]]])
+    """
+    if padding_mask is None:
+        return values.mean(dim=1, keepdim=True)
+    valid = (~padding_mask).to(values.dtype)
+    weights = valid / valid.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return torch.bmm(weights.unsqueeze(1), values)
+
+
+class GroupedLinear(nn.Module):
+    """Independent linear layers on the heads of the features.
+
+    Arguments
+    ---------
+    n_heads : int
+        Number of heads.
+    in_dim, out_dim : int
+        Total input and output features; multiples of ``n_heads``.
+
+    Raises
+    ------
+    ValueError
+        When a dimension is not a multiple of ``n_heads``.
+
+    Example
+    -------
+    >>> GroupedLinear(4, 8, 16)(torch.randn(2, 3, 4, 2)).shape
+    torch.Size([2, 3, 4, 4])
+    """
+
+    def __init__(self, n_heads, in_dim, out_dim):
+        super().__init__()
+        if in_dim % n_heads or out_dim % n_heads:
+            raise ValueError(
+                f"dimensions {in_dim} and {out_dim} are not multiples of "
+                f"{n_heads} heads"
+            )
+        fan_in, fan_out = in_dim // n_heads, out_dim // n_heads
+        bound = fan_in**-0.5
+        self.weight = nn.Parameter(torch.empty(n_heads, fan_in, fan_out))
+        self.bias = nn.Parameter(torch.empty(n_heads, fan_out))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x):
+        """[batch, time, heads, in] -> [batch, time, heads, out]."""
+        return torch.einsum("bthi,hio->btho", x, self.weight) + self.bias
+
+
+class SummaryMixing(nn.Module):
+    """SummaryMixing with local branch and combiner.
+
+    Arguments
+    ---------
+    dim : int
+        Model dimension.
+    n_heads : int
+        Parts in which f and s work independently.
+    local_dim : int, optional
+        Width of both layers of f; default ``dim // 2``.
+    summary_dim : int, optional
+        Width of both layers of s; default ``dim``.
+
+    Example
+    -------
+    >>> mixer = SummaryMixing(dim=16)
+    >>> mixer(torch.randn(2, 9, 16)).shape
+    torch.Size([2, 9, 16])
+    """
+
+    def __init__(self, dim, n_heads=4, local_dim=None, summary_dim=None):
+        super().__init__()
+        self.n_heads = n_heads
+        self.local_dim = local_dim or dim // 2
+        self.summary_dim = summary_dim or dim
+        # The first layers of f and of s, side by side in each head.
+        self.input = GroupedLinear(
+            n_heads, dim, self.local_dim + self.summary_dim
+        )
+        self.local_function = GroupedLinear(
+            n_heads, self.local_dim, self.local_dim
+        )
+        self.summary_function = GroupedLinear(
+            n_heads, self.summary_dim, self.summary_dim
+        )
+        self.combiner = nn.Linear(self.local_dim + self.summary_dim, dim)
+
+    def forward(self, x, padding_mask=None):
+        """Mix the tokens of each clip.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Tokens [batch, time, dim].
+        padding_mask : torch.Tensor, optional
+            bool [batch, time], True where padded.
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, time, dim].
+        """
+        hidden = F.gelu(self.input(x.unflatten(-1, (self.n_heads, -1))))
+        local, values = hidden.split(
+            [self.local_dim // self.n_heads, self.summary_dim // self.n_heads],
+            dim=-1,
+        )
+        local = F.gelu(self.local_function(local)).flatten(2)
+        values = F.gelu(self.summary_function(values)).flatten(2)
+        summary = summarise(values, padding_mask)
+        for_local, for_summary = self.combiner.weight.split(
+            [self.local_dim, self.summary_dim], dim=1
+        )
+        summary = F.linear(summary, for_summary, self.combiner.bias)
+        return F.gelu(F.linear(local, for_local) + summary)
+
+
+class SummaryMixingLite(nn.Module):
+    """SummaryMixing-lite: the summary alone.
+
+    For a Branchformer, whose convolutional branch already does what f does:
+    the layer's own merge is the combiner. Returns one step, [batch, 1, dim],
+    which broadcasts over time.
+
+    Arguments
+    ---------
+    dim : int
+        Model dimension.
+    n_heads : int
+        Parts in which s works independently.
+
+    Example
+    -------
+    >>> SummaryMixingLite(dim=16)(torch.randn(2, 9, 16)).shape
+    torch.Size([2, 1, 16])
+    """
+
+    def __init__(self, dim, n_heads=4):
+        super().__init__()
+        self.n_heads = n_heads
+        self.input = GroupedLinear(n_heads, dim, dim)
+        self.summary_function = GroupedLinear(n_heads, dim, dim)
+
+    def forward(self, x, padding_mask=None):
+        """[batch, time, dim] -> [batch, 1, dim]."""
+        hidden = F.gelu(self.input(x.unflatten(-1, (self.n_heads, -1))))
+        values = F.gelu(self.summary_function(hidden)).flatten(2)
+        return summarise(values, padding_mask)

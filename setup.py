@@ -1,0 +1,46 @@
+"""Installs MuseLQ: pip install -e ."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+EXTRAS = {
+    "codecs": ["torchcodec>=0.7"],
+    "dev": [
+        "pytest>=8",
+        "pytest-xdist>=3.5",
+        "ruff>=0.12",
+        "yamllint>=1.35",
+        "codespell>=2.3",
+    ],
+}
+
+setup(
+    name="muselq",
+    version="0.1.0",
+    description=(
+        "SpeechBrain recipes for linear-complexity self-supervised music "
+        "representations"
+    ),
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["muselq_modules"],
+    package_data={"muselq_modules": ["*.json"]},
+    python_requires=">=3.10,<3.14",
+    # torchaudio 2.11 is its last release, and pairs with torch 2.11 only.
+    install_requires=[
+        "torch>=2.11,<2.12",
+        "torchaudio>=2.11,<2.12",
+        "speechbrain>=1.1.2,<1.2",
+        "hyperpyyaml>=1.2.3,<2",
+        "sentencepiece>=0.2",
+        "soundfile>=0.13",
+        "safetensors>=0.5",
+        "scikit-learn>=1.5",
+        "mir_eval>=0.8",
+        "matplotlib>=3.9",
+        "tensorboard>=2.18",
+    ],
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,74 @@
+"""Checksums of a checkpoint folder: CHECKSUMS.json, size and CRC-32 by file"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+CHECKSUMS = "CHECKSUMS.json"
+
+
+def write_checksums(folder):
+    """Writes CHECKSUMS.json and forces every file of a folder to the disk
+
+    Arguments
+    ---------
+    folder : Path
+        A complete checkpoint.
+    """
+    files = sorted(p for p in folder.iterdir() if p.is_file())
+    sums = {
+        p.name: {"size": p.stat().st_size, "crc32": crc32(p)} for p in files
+    }
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
+    for path in [*files, folder / CHECKSUMS, folder]:
+        sync(path)
+
+
+def crc32(path):
+    """CRC-32 of a file, read in pieces"""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def find_fault(folder):
+    """What is wrong with a checkpoint folder; None when it is sound
+
+    Arguments
+    ---------
+    folder : Path
+        The checkpoint.
+
+    Returns
+    -------
+    str or None
+    """
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_text())
+        for name, expected in sums.items():
+            size = (folder / name).stat().st_size
+            if size != expected["size"]:
+                return f"{name} has {size} bytes instead of {expected['size']}"
+            if crc32(folder / name) != expected["crc32"]:
+                return f"{name} has a wrong checksum"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except OSError as error:
+        return f"{Path(error.filename).name} cannot be read: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{CHECKSUMS} is damaged"
+    return None
+
+
+def sync(path):
+    """Forces a file, or the names in a folder, to the disk"""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open folders
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

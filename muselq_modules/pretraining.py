@@ -1,0 +1,401 @@
+"""PretrainBrain: BEST-RQ pre-training on SpeechBrain's Brain.
+
+What it does differently from ``Brain``, and why:
+
+* the loss of a step is the mean over all masked tokens of the global batch,
+  whatever the split over ranks and accumulation: one GPU and 64 follow the
+  same curve;
+* clipping looks at all parameters (upstream: the first group only);
+* a step with a non-finite loss or gradient is skipped on every rank and its
+  examples are named (upstream: NaN weights are saved as a checkpoint);
+* data, masks and dropout are functions of the step, so a resumed run is the
+  uninterrupted one, bit for bit;
+* validation is split over the ranks and reduced.
+"""
+
+import json
+import logging
+import math
+import signal
+import time
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import if_main_process
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from muselq_modules.errors import UserError
+from muselq_modules.losses import masked_losses
+from muselq_modules.masking import example_generator, masked_frames
+from muselq_modules.step_sums import StepSums
+from muselq_modules.training_log import TrainingLog, plot_curves
+
+logger = logging.getLogger(__name__)
+
+
+@register_checkpoint_hooks
+class PretrainBrain(sb.Brain):
+    """Masked prediction of tokens and mel frames.
+
+    ``modules`` holds ``model`` (a MaskedPredictor), ``hparams`` the values of
+    a pre-training YAML. :meth:`prepare_run` must be called before ``fit``.
+    """
+
+    def prepare_run(self, sampler, manifest):
+        """Connect the data.
+
+        Arguments
+        ---------
+        sampler : GlobalBatchSampler
+            Sampler of the training loader.
+        manifest : SegmentManifest
+            Names the examples in messages; its digest identifies the data.
+        """
+        if self.precision == "fp16":
+            raise UserError(
+                "precision fp16 is not supported: use bf16 or fp32."
+            )
+        self.sampler = sampler
+        self.manifest = manifest
+        self.grad_accumulation_factor = sampler.accumulation
+        self.world_size = sampler.world_size
+        self.model = self.modules.model
+        self.tokenizer = self.hparams.tokenizer["tokenizer"].to(self.device)
+        self.masking = self.hparams.masking["masking"]
+        self.stacking = self.hparams.features["stacking"]
+        self.schedule = self.hparams.optimisation["schedule"]
+        encoder = self.model.encoder
+        self.log_mel = encoder.log_mel
+        self.token_samples = encoder.token_samples
+        self.n_tokens = sampler.local_batch * round(
+            manifest.segment_s * encoder.token_rate_hz
+        )
+        if encoder.layer_drop > 0:
+            self.find_unused_parameters = True
+        self.log = TrainingLog(
+            self.hparams.output_folder, self.hparams.tensorboard
+        )
+        self.bad_steps = self.bad_files = 0
+        self.stop_signal = None
+
+    # ------------------------------------------------------------ the step
+
+    def compute_forward(self, batch, stage):
+        """Predictions and targets at the masked positions of a batch."""
+        n_tokens = batch.n_samples // self.token_samples
+        time_steps = batch.wav.shape[1] // self.token_samples
+        # Masks and indices are made on the CPU: a boolean index on the GPU
+        # would wait for it.
+        token_mask = self.masking.draw(
+            n_tokens, batch.epochs, batch.examples, time_steps
+        )
+        clips, frames = masked_frames(
+            token_mask, self.log_mel.n_fft, self.log_mel.hop_samples
+        )
+        masked = token_mask.flatten().nonzero().squeeze(1)
+        padding_mask = None
+        if int(n_tokens.min()) < time_steps:
+            padding_mask = torch.arange(time_steps) >= n_tokens.unsqueeze(1)
+            padding_mask = self._to_device(padding_mask)
+        wav = self._to_device(batch.wav)
+        masked = self._to_device(masked)
+        with torch.no_grad():
+            mels = self.log_mel(wav)
+            hidden_wav = self.masking(
+                wav, self._to_device(token_mask), batch.epochs, batch.examples
+            )
+            masked_mels = self.log_mel.refresh(
+                mels,
+                hidden_wav,
+                self._to_device(clips),
+                self._to_device(frames),
+            )
+            targets = self.stacking(mels).flatten(0, 1)
+            targets = targets.index_select(0, masked)
+            tokens = self.tokenizer(targets)
+        # Validation goes around DDP: ranks may have unequal numbers of
+        # batches, and nothing is to be synchronised.
+        train = stage == sb.Stage.TRAIN
+        model = self.modules.model if train else self.model
+        logits, mel_prediction = model(masked_mels, padding_mask, masked)
+        return logits, tokens, mel_prediction, targets
+
+    def _to_device(self, tensor):
+        return tensor.to(self.device, non_blocking=True)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Loss of a micro-batch, scaled by a constant (see optimizers_step)."""
+        logits, tokens, mel_prediction, targets = predictions
+        token_loss, mel_loss, n_correct = masked_losses(
+            logits, tokens, mel_prediction, targets
+        )
+        loss = token_loss + self.hparams.mel_loss_weight * mel_loss
+        self.sums.add(
+            tokens,
+            token_loss.detach(),
+            mel_loss.detach(),
+            n_correct,
+            batch,
+        )
+        return loss / self.n_tokens
+
+    def fit_batch(self, batch):
+        """Forward and backward of a micro-batch; a step when it is due."""
+        should_step = self.step % self.grad_accumulation_factor == 0
+        # Dropout and layer drop draw from here: a function of the place in
+        # the run, different on each rank.
+        place = (self.optimizer_step, self.step, self.sampler.rank)
+        draw = example_generator(self.hparams.seed, *place)
+        torch.manual_seed(draw.initial_seed())
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                predictions = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(
+                    predictions, batch, sb.Stage.TRAIN
+                )
+            loss.backward()
+        if batch.errors:
+            self._count_bad_files(batch.errors)
+        if should_step:
+            self.optimizers_step()
+        return loss.detach()
+
+    def optimizers_step(self):
+        """One optimizer step, or none when something is not finite."""
+        self.optimizer_step += 1
+        step = self.optimizer_step
+        requests = [self._checkpoint_due(), self.stop_signal is not None]
+        totals = self.sums.reduce(requests)
+        parameters = [
+            p for group in self.optimizer.param_groups for p in group["params"]
+        ]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        # Gradients so far: mean over ranks of sums over tokens, divided by a
+        # constant. Wanted: the mean over the masked tokens of all ranks.
+        scale = self.world_size * self.n_tokens / max(1.0, totals.n_masked)
+        torch._foreach_mul_(gradients, scale)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        learning_rate = self.schedule(step)
+        finite = math.isfinite(totals.loss) and math.isfinite(float(norm))
+        if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self.bad_steps = 0
+        else:
+            self._skip_step(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._record_step(totals, float(norm), learning_rate, not finite)
+        self.sums.reset()
+        self.save_now, self.stop_now = totals.requests
+
+    def _skip_step(self, step):
+        self.bad_steps += 1
+        names = ", ".join(
+            self.manifest.name(e) for e in self.sums.suspects()[:8]
+        )
+        logger.warning(
+            "Step %d is skipped: loss or gradient is not finite (examples %s).",
+            step,
+            names,
+        )
+        if self.bad_steps > self.nonfinite_patience:
+            raise UserError(
+                f"{self.bad_steps} steps in a row (up to step {step}) had a "
+                f"loss or gradient that is not finite, examples {names}: check "
+                "these files, lower peak_lr or max_grad_norm, or use precision "
+                "fp32; the last checkpoint is intact and the same command "
+                "resumes from it."
+            )
+
+    def _count_bad_files(self, errors):
+        self.bad_files += len(errors)
+        logger.warning("A segment is left out: %s", errors[0])
+        limit = self.hparams.bad_segments_limit
+        if self.bad_files > limit:
+            raise UserError(
+                f"{self.bad_files} segments could not be read, more than "
+                f"bad_segments_limit {limit}; the last: {errors[-1]}"
+            )
+
+    def _record_step(self, totals, norm, learning_rate, skipped):
+        now = time.monotonic()
+        elapsed, self.last_time = now - self.last_time, now
+        position = self.optimizer_step * self.sampler.global_batch
+        self.record = {
+            "kind": "train",
+            "step": self.optimizer_step,
+            "epoch": round(position / self.sampler.n_examples, 3),
+            **totals.as_record(),
+            "learning_rate": learning_rate,
+            "gradient_norm": norm if math.isfinite(norm) else None,
+            "skipped": skipped,
+            "audio_hours_per_s": totals.audio_s / 3600 / elapsed,
+            "seconds": elapsed,
+        }
+        if if_main_process():
+            self.log.write(self.record)
+
+    # ------------------------------------------------------------- the run
+
+    def rounds(self):
+        """Numbers of the rounds between validations, until the run is done."""
+        interval, n_steps = self.hparams.valid_interval, self.hparams.n_steps
+        while self.optimizer_step < n_steps:
+            number = self.optimizer_step // interval
+            self.sampler.set_steps(
+                self.optimizer_step, min((number + 1) * interval, n_steps)
+            )
+            yield number + 1
+
+    def on_fit_start(self):
+        """Wrap the model, make the optimizer, resume, and open the log."""
+        self._compile()
+        self._wrap_distributed()
+        self.init_optimizers()
+        if self.checkpointer.recover_if_possible() is not None:
+            logger.info("Resuming after step %d", self.optimizer_step)
+        if if_main_process():
+            self.log.resume(self.optimizer_step)
+        self.sums = StepSums(self.tokenizer.codebook_size, self.device)
+        self.last_checkpoint = self.last_time = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _wrap_distributed(self):
+        if self.world_size == 1:
+            return
+        # Buffers (mel statistics) never change, so they are not broadcast.
+        self.modules["model"] = DistributedDataParallel(
+            self.model,
+            device_ids=None if self.device_type == "cpu" else [self.device],
+            broadcast_buffers=False,
+            find_unused_parameters=self.find_unused_parameters,
+            gradient_as_bucket_view=True,
+        )
+
+    def _on_signal(self, number, frame):
+        if self.stop_signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        # Acted on after the step, by all ranks together.
+        self.stop_signal = number
+
+    def _fit_train(self, train_set, epoch, enable):
+        self.on_stage_start(sb.Stage.TRAIN, epoch)
+        self.modules.train()
+        with tqdm(
+            total=self.hparams.n_steps,
+            initial=self.optimizer_step,
+            desc="Pre-training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not enable,
+        ) as bar:
+            for batch in train_set:
+                self.step += 1
+                self.fit_batch(batch)
+                if self.step % self.grad_accumulation_factor:
+                    continue
+                self.step = 0
+                bar.update()
+                bar.set_postfix_str(self._progress())
+                if self.save_now or self.stop_now:
+                    self.save()
+                if self.stop_now:
+                    self._stop()
+        self.on_stage_end(sb.Stage.TRAIN, None, epoch)
+
+    def _progress(self):
+        r = self.record
+        return (
+            f"loss {r['loss']:.3f}, accuracy {r['masked_accuracy']:.3f} "
+            f"(majority {r['majority_baseline']:.3f}), "
+            f"lr {r['learning_rate']:.1e}, "
+            f"{r['audio_hours_per_s']:.3g} h audio/s"
+        )
+
+    def _stop(self):
+        self.log.close()
+        logger.info("Stopped after step %d.", self.optimizer_step)
+        if if_main_process():
+            print(
+                f"Stopped after step {self.optimizer_step}, which is saved; "
+                "run the same command to continue."
+            )
+        raise SystemExit(128 + (self.stop_signal or signal.SIGTERM))
+
+    def on_stage_start(self, stage, epoch=None):
+        """Forget the sums of what came before."""
+        self.sums.reset()
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """After validation: reduce over the ranks, log, save."""
+        if stage != sb.Stage.VALID:
+            return
+        totals = self.sums.reduce([False, False])
+        self.sums.reset()
+        self.valid_record = {
+            "kind": "valid",
+            "step": self.optimizer_step,
+            **totals.as_record(),
+        }
+        if if_main_process():
+            self.log.write(self.valid_record)
+            plot_curves(self.hparams.output_folder)
+            logger.info("Validation: %s", json.dumps(self.valid_record))
+        self.save()
+        self.last_time = time.monotonic()
+
+    # --------------------------------------------------------- checkpoints
+
+    def _checkpoint_due(self):
+        minutes = (time.monotonic() - self.last_checkpoint) / 60
+        steps = self.ckpt_interval_steps
+        return (0 < self.ckpt_interval_minutes <= minutes) or (
+            steps > 0 and self.optimizer_step % steps == 0
+        )
+
+    def save(self):
+        """Write a checkpoint; all ranks call it together."""
+        self.checkpointer.save_and_keep_only(
+            meta={"step": self.optimizer_step}, end_of_epoch=False
+        )
+        self.last_checkpoint = time.monotonic()
+
+    @mark_as_saver
+    def _save(self, path):
+        state = {
+            "optimizer_step": self.optimizer_step,
+            "bad_files": self.bad_files,
+            "identity": self._identity(),
+        }
+        path.write_text(json.dumps(state), encoding="utf-8")
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        state = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in self._identity().items():
+            saved = state["identity"].get(name)
+            if saved != value:
+                raise UserError(
+                    f"{self.hparams.output_folder} was trained with {name} "
+                    f"{saved}, not {value}: restore it, or choose another "
+                    "output_folder for a new run."
+                )
+        self.optimizer_step = state["optimizer_step"]
+        self.bad_files = state["bad_files"]
+
+    def _identity(self):
+        """What must not change when a run is resumed."""
+        return {
+            "seed": self.hparams.seed,
+            "global_batch": self.sampler.global_batch,
+            "n_examples": self.sampler.n_examples,
+            "manifest": self.manifest.digest,
+        }

@@ -1,0 +1,148 @@
+"""Pre-train a music encoder with a random-projection quantizer.
+
+    torchrun recipes/pretrain/train.py hparams/brn_summary.yaml \
+        --data_folder /data/music
+
+Read it from main() down: prepare the data, measure the mel statistics, build
+the brain, fit. The same command resumes a run that was stopped or killed.
+README.md beside this file says what a run needs and gives.
+"""
+
+from pathlib import Path
+
+from folder_prepare import prepare_folder
+from fma_prepare import prepare_fma
+from music4all_prepare import prepare_music4all
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from muselq_modules.checkpoints import AtomicCheckpointer
+from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.experiment import load_experiment, start_experiment
+from muselq_modules.mel_statistics import load_or_measure, spread_over
+from muselq_modules.pretrained import save_encoder
+from muselq_modules.pretraining import PretrainBrain
+from muselq_modules.sampling import GlobalBatchSampler, accumulation_steps
+from muselq_modules.segments import SegmentDataset, SegmentManifest
+from muselq_modules.training_log import plot_curves
+
+PREPARE = {
+    "folder": prepare_folder,
+    "fma": prepare_fma,
+    "music4all": prepare_music4all,
+}
+
+
+def prepare_data(hparams):
+    """Prepare the collection (main process), then open its manifests."""
+    if hparams["dataset"] not in PREPARE:
+        raise UserError(
+            f"dataset is {hparams['dataset']}: choose from {', '.join(PREPARE)}"
+        )
+    record = run_on_main(
+        PREPARE[hparams["dataset"]],
+        kwargs={
+            "data_folder": hparams["data_folder"],
+            "manifest_folder": hparams["manifest_folder"],
+            "segment_s": hparams["segment_s"],
+            "min_tail_s": hparams["min_tail_s"],
+            "valid_fraction": hparams["valid_fraction"],
+            "transcode_folder": hparams["transcode_folder"],
+        },
+    )
+    folder = Path(hparams["manifest_folder"])
+    return [
+        SegmentManifest(
+            folder / f"{split}.csv",
+            record["audio_root"],
+            hparams["segment_s"],
+            hparams["min_tail_s"],
+        )
+        for split in ("train", "valid")
+    ]
+
+
+def make_loaders(hparams, train, valid, rank, world_size):
+    """Loaders of this rank: all steps of the run, and a share of validation."""
+    sample_rate = hparams["encoder"].sample_rate
+    sampler = GlobalBatchSampler(
+        len(train),
+        hparams["global_batch"],
+        hparams["local_batch"],
+        hparams["seed"],
+        rank,
+        world_size,
+    )
+    options = {
+        "num_workers": hparams["n_workers"],
+        "collate_fn": SegmentDataset.collate,
+        "persistent_workers": hparams["n_workers"] > 0,
+        "pin_memory": True,
+    }
+    train_loader = DataLoader(
+        SegmentDataset(train, sample_rate), batch_sampler=sampler, **options
+    )
+    held_out = spread_over(len(valid), hparams["valid_segments"])
+    valid_loader = DataLoader(
+        SegmentDataset(valid, sample_rate),
+        sampler=[(0, segment) for segment in held_out[rank::world_size]],
+        batch_size=hparams["local_batch"],
+        **options,
+    )
+    return sampler, train_loader, valid_loader
+
+
+@exits_cleanly
+def main():
+    """Run the recipe from the command line."""
+    experiment = load_experiment()
+    hparams = experiment.hparams
+    rank, world_size = 0, 1
+    if distributed.is_initialized():
+        rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    accumulation_steps(
+        hparams["global_batch"], hparams["local_batch"], world_size
+    )
+    folder = start_experiment(experiment)
+
+    train, valid = prepare_data(hparams)
+    log_mel = hparams["encoder"].log_mel
+    measure = {
+        "path": folder / "mel_statistics.json",
+        "log_mel": log_mel,
+        "manifest": train,
+        "n_segments": hparams["statistics_segments"],
+        "n_workers": hparams["n_workers"],
+    }
+    run_on_main(load_or_measure, kwargs=measure)
+    statistics = load_or_measure(**measure)
+    log_mel.set_statistics(statistics["mean"], statistics["std"])
+
+    sampler, train_loader, valid_loader = make_loaders(
+        hparams, train, valid, rank, world_size
+    )
+    brain = PretrainBrain(
+        modules={"model": hparams["model"]},
+        opt_class=hparams["optimisation"]["opt_class"],
+        hparams=hparams,
+        run_opts=experiment.run_opts,
+        checkpointer=AtomicCheckpointer(
+            folder / "save",
+            {
+                "model": hparams["model"],
+                "tokenizer": hparams["tokenizer"]["tokenizer"],
+            },
+            keep=hparams["checkpoints_to_keep"],
+        ),
+    )
+    brain.prepare_run(sampler, train)
+    brain.fit(brain.rounds(), train_loader, valid_loader)
+    if if_main_process():
+        save_encoder(hparams["encoder"], folder)
+        plot_curves(folder)
+        print(f"Encoder: {folder}\nCurves: {folder / 'curves.png'}")
+
+
+if __name__ == "__main__":
+    main()

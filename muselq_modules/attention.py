@@ -64,7 +64,7 @@ class RotarySelfAttention(nn.Module):
     Raises
     ------
     ValueError
-        When ``dim`` is not a multiple of ``head_dim``.
+        When ``dim`` is not a multiple of ``head_dim``, or that is odd.
 
     Example
     -------
@@ -74,14 +74,18 @@ class RotarySelfAttention(nn.Module):
 
     def __init__(self, dim, head_dim=64, dropout=0.0):
         super().__init__()
-        if dim % head_dim:
+        if dim % head_dim or head_dim % 2:
             raise ValueError(
-                f"dim {dim} is not a multiple of head_dim {head_dim}"
+                f"dim {dim} is not a multiple of an even head_dim {head_dim}"
             )
         self.head_dim = head_dim
         self.dropout = dropout
         self.qkv = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
+
+    def extra_repr(self):
+        """Settings that the state_dict does not show."""
+        return f"head_dim={self.head_dim}, dropout={self.dropout}"
 
     def forward(self, x, padding_mask=None):
         """Mix the tokens of each clip.

@@ -1,5 +1,6 @@
 """MusicEncoder: waveform -> hidden states of every layer at 25 Hz."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +102,20 @@ class MusicEncoder(nn.Module):
     def token_rate_hz(self):
         """Tokens a second: 25."""
         return self.sample_rate / self.token_samples
+
+    def digest(self):
+        """Hex sha256 of all that determines the features.
+
+        The layers with their settings, and the names, types, shapes and
+        values of the weights; not how training drops or recomputes layers.
+        """
+        digest = hashlib.sha256(str(self).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            tensor = tensor.detach().cpu().contiguous()
+            header = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+            digest.update(header.encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def forward(self, wav, lengths=None):
         """Encode waveforms.

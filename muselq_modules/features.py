@@ -61,6 +61,13 @@ class LogMel(nn.Module):
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("std", torch.ones(n_mels))
 
+    def extra_repr(self):
+        """Settings that the state_dict does not show."""
+        return (
+            f"sample_rate={self.sample_rate}, n_fft={self.n_fft}, "
+            f"hop_samples={self.hop_samples}, n_mels={self.n_mels}"
+        )
+
     def set_statistics(self, mean, std):
         """Set the per-bin mean and standard deviation, in decibels [mel]."""
         self.mean.copy_(torch.as_tensor(mean))
@@ -136,6 +143,8 @@ class LogMel(nn.Module):
         """
         windows = self._windows(wav)
         result = mels.clone()
+        if len(frames) == 0:  # an FFT of no window raises
+            return result
         step = (
             CPU_BLOCK_FRAMES
             if wav.device.type == "cpu"

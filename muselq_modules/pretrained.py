@@ -6,7 +6,6 @@ plain JSON) and ``encoder/model.safetensors``. Loading builds classes of
 a folder from elsewhere can run.
 """
 
-import hashlib
 import importlib
 import json
 import os
@@ -228,33 +227,3 @@ def _newest_checkpoint(run_folder):
         for name, tensor in state.items()
         if name.startswith(prefix)
     }
-
-
-def encoder_digest(encoder):
-    """sha256 over the names, types, shapes and values of the weights.
-
-    Arguments
-    ---------
-    encoder : torch.nn.Module
-        Any encoder.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
-
-    Example
-    -------
-    >>> layer = torch.nn.Linear(1, 1)
-    >>> before = encoder_digest(layer)
-    >>> _ = layer.weight.data.add_(1)
-    >>> encoder_digest(layer) == before
-    False
-    """
-    digest = hashlib.sha256(str(encoder).encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-        digest.update(header.encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -81,7 +81,7 @@ class PretrainBrain(sb.Brain):
         self.log = TrainingLog(
             self.hparams.output_folder, self.hparams.tensorboard
         )
-        self.bad_steps = self.bad_files = 0
+        self.bad_steps = self.bad_files = self.validated = 0
         self.stop_signal = None
 
     # ------------------------------------------------------------ the step
@@ -246,13 +246,22 @@ class PretrainBrain(sb.Brain):
 
     def rounds(self):
         """Numbers of the rounds between validations, until the run is done."""
-        interval, n_steps = self.hparams.valid_interval, self.hparams.n_steps
-        while self.optimizer_step < n_steps:
-            number = self.optimizer_step // interval
-            self.sampler.set_steps(
-                self.optimizer_step, min((number + 1) * interval, n_steps)
-            )
-            yield number + 1
+        n_steps = self.hparams.n_steps
+        while self._validation_due() or self.optimizer_step < n_steps:
+            first = stop = self.optimizer_step
+            interval = self.hparams.valid_interval
+            # A run that was stopped just before a validation begins with it.
+            if not self._validation_due():
+                stop = min((first // interval + 1) * interval, n_steps)
+            self.sampler.set_steps(first, stop)
+            yield -(-stop // interval)
+
+    def _validation_due(self):
+        step = self.optimizer_step
+        ends_round = step == self.hparams.n_steps or (
+            step > 0 and step % self.hparams.valid_interval == 0
+        )
+        return ends_round and self.validated < step
 
     def on_fit_start(self):
         """Wrap the model, make the optimizer, resume, and open the log."""
@@ -262,7 +271,7 @@ class PretrainBrain(sb.Brain):
         if self.checkpointer.recover_if_possible() is not None:
             logger.info("Resuming after step %d", self.optimizer_step)
         if if_main_process():
-            self.log.resume(self.optimizer_step)
+            self.log.resume(self.optimizer_step, self.validated)
         self.sums = StepSums(self.tokenizer.codebook_size, self.device)
         self.last_checkpoint = self.last_time = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -338,8 +347,9 @@ class PretrainBrain(sb.Brain):
         """After validation: reduce over the ranks, log, save."""
         if stage != sb.Stage.VALID:
             return
-        totals = self.sums.reduce([False, False])
+        totals = self.sums.reduce([])
         self.sums.reset()
+        self.validated = self.optimizer_step
         self.valid_record = {
             "kind": "valid",
             "step": self.optimizer_step,
@@ -355,6 +365,8 @@ class PretrainBrain(sb.Brain):
     # --------------------------------------------------------- checkpoints
 
     def _checkpoint_due(self):
+        if self._validation_due():  # which ends with a checkpoint
+            return False
         minutes = (time.monotonic() - self.last_checkpoint) / 60
         steps = self.ckpt_interval_steps
         return (0 < self.ckpt_interval_minutes <= minutes) or (
@@ -372,6 +384,7 @@ class PretrainBrain(sb.Brain):
     def _save(self, path):
         state = {
             "optimizer_step": self.optimizer_step,
+            "validated": self.validated,
             "bad_files": self.bad_files,
             "identity": self._identity(),
         }
@@ -389,6 +402,7 @@ class PretrainBrain(sb.Brain):
                     "output_folder for a new run."
                 )
         self.optimizer_step = state["optimizer_step"]
+        self.validated = state["validated"]
         self.bad_files = state["bad_files"]
 
     def _identity(self):

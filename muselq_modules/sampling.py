@@ -24,6 +24,12 @@ def accumulation_steps(global_batch, local_batch, world_size):
     >>> accumulation_steps(1024, 16, 8)
     8
     """
+    for name, value in (
+        ("global_batch", global_batch),
+        ("local_batch", local_batch),
+    ):
+        if value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1.")
     together = local_batch * world_size
     if global_batch % together == 0:
         return global_batch // together

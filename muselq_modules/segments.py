@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,8 +117,9 @@ class SegmentManifest:
 
     def locate(self, segment):
         """Relative path and start in seconds of a segment."""
+        # Not numpy's searchsorted, which would first copy the whole column.
         ends = self.rows["segments_end"]
-        row = int(np.searchsorted(ends, segment, side="right"))
+        row = bisect_right(ends, segment)
         first = int(ends[row - 1]) if row else 0
         begin = int(self.rows["path_end"][row - 1]) if row else 0
         end = int(self.rows["path_end"][row])
@@ -155,24 +157,21 @@ def _build_index(manifest, digest, policy):
         open(unfinished / "rows.bin", "wb") as table,
     ):
         reader = csv.DictReader(stream)
-        for line, row in enumerate(reader, start=2):
-            try:
-                n_frames = int(row["frames"])
-                rate = int(row["sample_rate"])
-                path = row["path"].encode("utf-8")
-                n_segments = count_segments(n_frames, rate, **policy)
-            except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-                shutil.rmtree(unfinished)
-                raise UserError(
-                    f"{manifest}, line {line}, is not path, frames, "
-                    "sample_rate: run the prepare script again."
-                ) from error
-            path_end += names.write(path)
-            segments_end += n_segments
-            rows.append((path_end, n_frames, rate, segments_end))
-            if len(rows) == ROWS_PER_WRITE:
-                table.write(np.array(rows, dtype=ROW).tobytes())
-                rows.clear()
+        try:
+            for row in reader:
+                path, n_frames, rate = _parse(row)
+                path_end += names.write(path)
+                segments_end += count_segments(n_frames, rate, **policy)
+                rows.append((path_end, n_frames, rate, segments_end))
+                if len(rows) == ROWS_PER_WRITE:
+                    table.write(np.array(rows, dtype=ROW).tobytes())
+                    rows.clear()
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            shutil.rmtree(unfinished)
+            raise UserError(
+                f"{manifest}, line {reader.line_num}, is not path, frames, "
+                "sample_rate: run the prepare script again."
+            ) from error
         table.write(np.array(rows, dtype=ROW).tobytes())
         if path_end == 0:
             names.write(b"\0")  # an empty file cannot be mapped
@@ -182,6 +181,14 @@ def _build_index(manifest, digest, policy):
     except OSError:  # another process was faster
         shutil.rmtree(unfinished)
     return folder
+
+
+def _parse(row):
+    """Path in UTF-8, frames and sample rate of a row of a manifest."""
+    n_frames, rate = int(row["frames"]), int(row["sample_rate"])
+    if not 0 <= n_frames < 2**63 or not 0 < rate < 2**31 or not row["path"]:
+        raise ValueError("out of range")
+    return row["path"].encode("utf-8"), n_frames, rate
 
 
 def _to_npy(raw, target):

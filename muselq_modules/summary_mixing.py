@@ -31,8 +31,10 @@ def summarise(values, padding_mask=None):
     """
     if padding_mask is None:
         return values.mean(dim=1, keepdim=True)
-    valid = (~padding_mask).to(values.dtype)
-    weights = valid / valid.sum(dim=1, keepdim=True).clamp_min(1.0)
+    valid = ~padding_mask
+    # Counted in float32: bf16 cannot tell 750 tokens from 752.
+    count = valid.sum(dim=1, keepdim=True).clamp_min(1).float()
+    weights = (valid / count).to(values.dtype)
     return torch.bmm(weights.unsqueeze(1), values)
 
 

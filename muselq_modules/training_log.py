@@ -20,7 +20,7 @@ class TrainingLog:
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = TrainingLog(folder, tensorboard=False)
-    ...     log.resume(after_step=0)
+    ...     log.resume(after_step=0, validated=0)
     ...     log.write({"kind": "train", "step": 1, "loss": 9.0})
     ...     log.close()
     ...     len(read_log(folder))
@@ -33,15 +33,20 @@ class TrainingLog:
         self.tensorboard = tensorboard
         self._stream = self._events = None
 
-    def resume(self, after_step):
-        """Forget what a killed run wrote after its last checkpoint."""
-        kept = []
+    def resume(self, after_step, validated):
+        """Forget what a killed run wrote after its last checkpoint.
+
+        Arguments
+        ---------
+        after_step, validated : int
+            Last step, and step of the last validation, of the checkpoint.
+        """
+        last, kept = {"train": after_step, "valid": validated}, []
         if self.path.is_file():
-            kept = [
-                line
-                for line in _complete_lines(self.path)
-                if json.loads(line)["step"] <= after_step
-            ]
+            for line in _complete_lines(self.path):
+                record = json.loads(line)
+                if record["step"] <= last[record["kind"]]:
+                    kept.append(line)
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".tmp")
         unfinished.write_text("".join(kept), encoding="utf-8")

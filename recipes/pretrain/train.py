@@ -13,6 +13,7 @@ from pathlib import Path
 from folder_prepare import prepare_folder
 from fma_prepare import prepare_fma
 from music4all_prepare import prepare_music4all
+import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch import distributed
 from torch.utils.data import DataLoader
@@ -78,7 +79,7 @@ def make_loaders(hparams, train, valid, rank, world_size):
         "num_workers": hparams["n_workers"],
         "collate_fn": SegmentDataset.collate,
         "persistent_workers": hparams["n_workers"] > 0,
-        "pin_memory": True,
+        "pin_memory": torch.cuda.is_available(),
     }
     train_loader = DataLoader(
         SegmentDataset(train, sample_rate), batch_sampler=sampler, **options
@@ -93,20 +94,15 @@ def make_loaders(hparams, train, valid, rank, world_size):
     return sampler, train_loader, valid_loader
 
 
-@exits_cleanly
-def main():
-    """Run the recipe from the command line."""
-    experiment = load_experiment()
+def make_brain(experiment, brain_class=PretrainBrain):
+    """The brain and its two loaders; runs before and without the training."""
     hparams = experiment.hparams
     rank, world_size = 0, 1
     if distributed.is_initialized():
         rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    accumulation_steps(
-        hparams["global_batch"], hparams["local_batch"], world_size
-    )
-    folder = start_experiment(experiment)
-
+    folder = Path(hparams["output_folder"])
     train, valid = prepare_data(hparams)
+
     log_mel = hparams["encoder"].log_mel
     measure = {
         "path": folder / "mel_statistics.json",
@@ -115,14 +111,13 @@ def main():
         "n_segments": hparams["statistics_segments"],
         "n_workers": hparams["n_workers"],
     }
-    run_on_main(load_or_measure, kwargs=measure)
-    statistics = load_or_measure(**measure)
+    statistics = run_on_main(load_or_measure, kwargs=measure)
     log_mel.set_statistics(statistics["mean"], statistics["std"])
 
     sampler, train_loader, valid_loader = make_loaders(
         hparams, train, valid, rank, world_size
     )
-    brain = PretrainBrain(
+    brain = brain_class(
         modules={"model": hparams["model"]},
         opt_class=hparams["optimisation"]["opt_class"],
         hparams=hparams,
@@ -137,11 +132,29 @@ def main():
         ),
     )
     brain.prepare_run(sampler, train)
-    brain.fit(brain.rounds(), train_loader, valid_loader)
+    return brain, (train_loader, valid_loader)
+
+
+@exits_cleanly
+def main():
+    """Run the recipe from the command line."""
+    experiment = load_experiment()
+    hparams = experiment.hparams
+    # A split that cannot work is refused before anything starts.
+    accumulation_steps(
+        hparams["global_batch"],
+        hparams["local_batch"],
+        distributed.get_world_size() if distributed.is_initialized() else 1,
+    )
+    folder = start_experiment(experiment)
+    brain, loaders = make_brain(experiment)
+    brain.fit(brain.rounds(), *loaders)
     if if_main_process():
         save_encoder(hparams["encoder"], folder)
         plot_curves(folder)
         print(f"Encoder: {folder}\nCurves: {folder / 'curves.png'}")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""Run a function over many items in processes that are allowed to die.
+
+Decoders are C code: one damaged file in a hundred thousand may take its process
+down. `run_parallel` finds out which item did it, and goes on with the rest.
+"""
+
+import collections
+import multiprocessing
+import os
+import signal
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    ProcessPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
+
+from tqdm import tqdm
+
+from muselq_modules.errors import UserError
+
+
+class Crashed:
+    """Stands for the result of an item that killed its process."""
+
+
+def run_parallel(function, items, workers=None, description=None):
+    """Yield (item, result) for all items, in the order in which they finish.
+
+    The processes ignore Ctrl-C, which belongs to the main process: it stops
+    after the items under way, and results that were yielded stay valid.
+
+    Arguments
+    ---------
+    function : callable
+        Takes one item; defined at the top level of a module. Exceptions that
+        it raises reach the caller and end the run.
+    items : iterable
+        The arguments.
+    workers : int, optional
+        Number of processes, by default one for each available core.
+    description : str, optional
+        Text before the progress bar.
+
+    Yields
+    ------
+    item : object
+    result : object
+        A `Crashed` instance where the item killed its process.
+
+    Raises
+    ------
+    UserError
+        When no process can be started.
+
+    Example
+    -------
+    >>> sorted(run_parallel(abs, [-2, 1], workers=1))
+    [(-2, 2), (1, 1)]
+    """
+    queue = collections.deque(items)
+    workers = max(1, min(workers or available_cpus(), len(queue)))
+    with tqdm(
+        total=len(queue),
+        desc=description,
+        unit="file",
+        mininterval=1.0,
+        disable=not queue,
+    ) as bar:
+        while queue:
+            suspects = []
+            for item, result in _until_crash(
+                function, queue, suspects, workers
+            ):
+                bar.update()
+                yield item, result
+            # One of these killed its process: each gets one of its own.
+            for item in suspects:
+                result = _run_alone(function, item)
+                bar.update()
+                yield item, result
+
+
+def available_cpus():
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _pool(workers):
+    """Return a pool of processes that share no state with this one."""
+    # A forked copy of a process with torch's threads may deadlock.
+    methods = multiprocessing.get_all_start_methods()
+    method = "forkserver" if "forkserver" in methods else "spawn"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        # Importing torch takes seconds: once, not in every process.
+        context.set_forkserver_preload(["muselq_modules.audio_data"])
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=context,
+        initializer=_ignore_interrupts,
+    )
+
+
+def _ignore_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _until_crash(function, queue, suspects, workers):
+    """Yield results until the queue is empty or a process dies.
+
+    Then `suspects` receives the items that were under way.
+    """
+    pool = _pool(workers)
+    pending = {}
+    try:
+        while queue or pending:
+            # A short queue in the pool keeps the list of suspects short.
+            while queue and len(pending) < 2 * workers:
+                pending[pool.submit(function, queue[0])] = queue[0]
+                queue.popleft()
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                result = future.result()
+                yield pending.pop(future), result
+    except BrokenProcessPool:
+        suspects.extend(pending.values())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    if not suspects and queue:
+        suspects.append(queue.popleft())
+
+
+def _run_alone(function, item):
+    """Return the result of one item in a process of its own."""
+    with _pool(1) as pool:
+        try:
+            pool.submit(available_cpus).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "worker processes cannot start: call this from a script, "
+                "under `if __name__ == '__main__':`"
+            ) from error
+        try:
+            return pool.submit(function, item).result()
+        except BrokenProcessPool:
+            return Crashed()

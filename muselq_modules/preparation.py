@@ -1,0 +1,218 @@
+"""What every prepare script shares: checked audio, tables, stable splits.
+
+A prepare script turns a download into manifests. `scan_audio` decodes all of
+the audio once; the parts here write tables that survive any file name, compare
+counts with the official ones, and split by a hash, so that a song stays where
+it is when others are added.
+"""
+
+import collections
+import csv
+import hashlib
+import logging
+import os
+import unicodedata
+from pathlib import Path
+
+from muselq_modules.audio_scan import AudioFile, find_audio, scan_audio
+from muselq_modules.errors import UserError
+
+__all__ = [
+    "AudioFile",
+    "check_counts",
+    "count_reasons",
+    "find_audio",
+    "read_csv",
+    "require_file",
+    "require_folder",
+    "scan_audio",
+    "stable_fraction",
+    "summary",
+    "write_csv",
+    "write_skipped",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def write_csv(path, rows, fields):
+    """Write a table, whole or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        The `.csv` file.
+    rows : iterable of dict
+        Each has a value for every field, and no other.
+    fields : list of str
+        The columns in order; they make the header.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "train.csv")
+    ...     write_csv(path, [{"path": 'a, "b" $c {d}.mp3'}], ["path"])
+    ...     read_csv(path)
+    [{'path': 'a, "b" $c {d}.mp3'}]
+    """
+    _write_table(path, fields, (map(row.__getitem__, fields) for row in rows))
+
+
+def read_csv(path):
+    """Return the rows of a table as a list of dict of str; see `write_csv`."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_skipped(path, skipped):
+    """Write (path, reason) pairs to a tab-separated table, atomically.
+
+    Arguments
+    ---------
+    path : str or Path
+        The `.tsv` file.
+    skipped : iterable of tuple
+        As `scan_audio` returns them.
+    """
+    _write_table(path, ["path", "reason"], skipped, delimiter="\t")
+
+
+def _write_table(path, fields, rows, delimiter=","):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    # Names that are no valid text reach skipped.tsv with their bytes escaped.
+    with partial.open(
+        "w", encoding="utf-8", newline="", errors="backslashreplace"
+    ) as file:
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(fields)
+        table.writerows(rows)
+    os.replace(partial, path)
+
+
+def check_counts(name, found, expected):
+    """Warn, in one line, when counts differ from the official ones.
+
+    Arguments
+    ---------
+    name : str
+        What was counted, for the message.
+    found, expected : dict
+        Numbers by split or kind.
+
+    Returns
+    -------
+    bool
+        Whether all of them agree.
+
+    Example
+    -------
+    >>> check_counts("GTZAN", {"train": 443}, {"train": 443})
+    True
+    """
+    different = [
+        f"{key} {found.get(key, 0):,} instead of {number:,}"
+        for key, number in expected.items()
+        if found.get(key, 0) != number
+    ]
+    if different:
+        logger.warning(
+            "%s: %s: results are not comparable with those of the full set",
+            name,
+            ", ".join(different),
+        )
+    return not different
+
+
+def require_folder(folder, what, layout_hint):
+    """Return a folder as Path, or raise `UserError` when nothing is in it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder.
+    what : str
+        What it should hold, for the message.
+    layout_hint : str
+        How it should look, or where it comes from.
+
+    Returns
+    -------
+    Path
+
+    Example
+    -------
+    >>> require_folder(".", "music", "a folder of songs").is_dir()
+    True
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{what}: no folder {folder}: expected {layout_hint}")
+    if not any(folder.iterdir()):
+        raise UserError(f"{what}: {folder} is empty: expected {layout_hint}")
+    return folder
+
+
+def require_file(path, what, remedy):
+    """Return a file as Path, or raise `UserError` that tells the remedy."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{what}: no file {path}: {remedy}")
+    return path
+
+
+def stable_fraction(text):
+    """Map a text to a fixed number in [0, 1), the same on every machine.
+
+    Example
+    -------
+    >>> stable_fraction("artist/song.mp3") == stable_fraction("artist/song.mp3")
+    True
+    >>> 0 <= stable_fraction("another") < 1
+    True
+    """
+    # macOS stores accents apart from their letters.
+    text = unicodedata.normalize("NFC", text)
+    digest = hashlib.blake2b(
+        text.encode("utf-8", "surrogateescape"), digest_size=8
+    ).digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def count_reasons(skipped):
+    """Count skipped files by the category of their reason, most first.
+
+    Example
+    -------
+    >>> count_reasons([("a", "too short: 1 s"), ("b", "too short: 2 s")])
+    {'too short': 2}
+    """
+    reasons = (reason.partition(":")[0] for _, reason in skipped)
+    return dict(collections.Counter(reasons).most_common())
+
+
+def summary(files, skipped):
+    """Print how much audio is ready and how much was left out.
+
+    Arguments
+    ---------
+    files : list of AudioFile
+        The usable ones.
+    skipped : list of tuple
+        (path, reason).
+
+    Example
+    -------
+    >>> summary([AudioFile("a.wav", 86400000, 24000, 1)], [("b", "silent")])
+    1 file, 1.0 hours ready; 1 skipped (see skipped.tsv): 1 silent
+    """
+    hours = sum(file.duration for file in files) / 3600
+    text = f"{len(files):,} file{'s' * (len(files) != 1)}, {hours:,.1f} hours"
+    text += f" ready; {len(skipped):,} skipped"
+    if skipped:
+        reasons = count_reasons(skipped).items()
+        text += " (see skipped.tsv): "
+        text += ", ".join(f"{number:,} {reason}" for reason, number in reasons)
+    print(text)

@@ -1,0 +1,48 @@
+"""The six models of Table 2 have the paper's sizes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hyperpyyaml import resolve_references
+
+from muselq_modules.pretrained import build, describe
+
+HPARAMS = Path(__file__).parents[1] / "hparams"
+TABLE_2 = {  # millions of parameters in the paper
+    "brn_summary": 164,
+    "brn_attention": 187,
+    "cnf_summary": 302,
+    "cnf_attention": 330,
+    "cnf_attention_small": 95,
+    "brn_attention_small": 60,
+}
+TOLERANCE = 0.015
+
+
+def millions(name, folder):
+    """Parameters of the model of a YAML, built without its weights."""
+    with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
+        text = resolve_references(stream, {"data_folder": "."})
+    resolved = folder / f"{name}.yaml"
+    resolved.write_text(text, encoding="utf-8")
+    with torch.device("meta"):
+        model = build(describe(resolved, "model"))
+    return sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def test_table_2(tmp_path, capsys):
+    found = {name: millions(name, tmp_path) for name in TABLE_2}
+    with capsys.disabled():
+        print("\n\nmodel                parameters  paper")
+        for name, paper in TABLE_2.items():
+            off = found[name] / paper - 1
+            print(f"{name:20s} {found[name]:7.1f} M  {paper:4d} M  {off:+.1%}")
+    for name, paper in TABLE_2.items():
+        assert found[name] == pytest.approx(paper, rel=TOLERANCE), name
+
+
+def test_the_first_lines_state_the_count(tmp_path):
+    for name in TABLE_2:
+        header = (HPARAMS / f"{name}.yaml").read_text("utf-8")[:600]
+        assert f"{millions(name, tmp_path):.1f} M parameters" in header, name

@@ -45,9 +45,7 @@ class BranchformerLayer(BranchformerEncoderLayer):
     torch.Size([2, 9, 16])
     """
 
-    def __init__(
-        self, dim, mixer, cgmlp_dim=4096, kernel_size=31, dropout=0.0
-    ):
+    def __init__(self, dim, mixer, cgmlp_dim=4096, kernel_size=31, dropout=0.0):
         # An attention type that SpeechBrain does not know builds none; its
         # place is taken by the mixer.
         super().__init__(

@@ -73,13 +73,17 @@ class Experiment:
     resolved: dict = field(repr=False)
 
 
-def load_experiment(argv=None):
+def load_experiment(argv=None, data_must_exist=True):
     """Reads the command line, checks the YAML, joins the ranks, constructs
 
     Arguments
     ---------
     argv : list of str, optional
         The command line without the script; by default that of the process.
+    data_must_exist : bool
+        Whether `data_folder` is checked here. A downstream recipe leaves that
+        to its prepare script, which may make the data or can say what layout
+        it expects.
 
     Returns
     -------
@@ -109,7 +113,7 @@ def load_experiment(argv=None):
     resolved = _resolve(yaml_path, overrides)
     run_opts = _run_opts(yaml_path, resolved, run_options, overrides)
     join_ranks(run_opts)
-    raise_together(_missing_folder(resolved))
+    raise_together(_missing_folder(resolved, data_must_exist))
     hparams = _construct(yaml_path, overrides)
     command = [sys.argv[0], *argv]
     return Experiment(
@@ -184,8 +188,8 @@ def _plain_scalar(value):
     return list(value) if isinstance(value, list) else value
 
 
-def _missing_folder(resolved):
-    folder = resolved.get("data_folder")
+def _missing_folder(resolved, data_must_exist):
+    folder = resolved.get("data_folder") if data_must_exist else None
     if folder is not None and not Path(folder).is_dir():
         return f"data_folder {folder} is no folder: check --data_folder"
     encoder = resolved.get("pretrained")

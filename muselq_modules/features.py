@@ -1,4 +1,4 @@
-"""Log-mel features: waveform -> decibels -> normalised frames -> stacked tokens.
+"""Log-mel features: waveform -> decibels -> normalised -> stacked tokens.
 
 Paper, section 4.3: 24 kHz audio, an FFT of 2048 samples, a hop of 240 samples
 and 128 mel bins give 100 frames a second; stacking 4 of them gives 25 Hz.

@@ -92,9 +92,7 @@ class RandomTimeMasking(nn.Module):
                 "and at most 1"
             )
         if fill not in ("zeros", "noise"):
-            raise ValueError(
-                f"masking fill is {fill!r}; choose zeros or noise"
-            )
+            raise ValueError(f"masking fill is {fill!r}; choose zeros or noise")
         self.window_tokens = int(mask_samples // token_samples)
         self.probability = probability
         self.fill = fill

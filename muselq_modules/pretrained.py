@@ -11,6 +11,7 @@ import json
 import os
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 
 import ruamel.yaml
 import torch
@@ -198,6 +199,8 @@ def load_encoder(spec, device="cpu", seed=1234):
         torch.manual_seed(seed)
         try:
             encoder = build(config)
+            if not isinstance(encoder, torch.nn.Module):
+                raise TypeError("it describes no encoder")
             if untrained:
                 names = ("log_mel.mean", "log_mel.std")
                 statistics = {name: state[name] for name in names}
@@ -220,7 +223,14 @@ def _newest_checkpoint(run_folder):
             f"{run_folder} holds neither encoder/ nor a checkpoint in save/: "
             "give the output_folder of a pre-training run."
         )
-    state = torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
+    newest = checkpoints[-1]
+    try:
+        state = torch.load(newest, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        raise UserError(
+            f"{newest} is damaged: remove its folder to load the checkpoint "
+            "before it."
+        ) from error
     prefix = "encoder."
     return {
         name[len(prefix) :]: tensor

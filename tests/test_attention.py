@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from small_encoders import redraw
 
 from muselq_modules.attention import RotarySelfAttention, rotate
-from small_encoders import redraw
 
 DIM, HEAD_DIM = 24, 8
 
@@ -60,7 +60,9 @@ def test_padding_is_not_attended_to(layer):
     x = tokens(2, 9, DIM)
     mask = torch.arange(9) >= torch.tensor([[9], [4]])
     mixed = layer(x, mask)
-    torch.testing.assert_close(mixed[0], slow(layer, x[0]), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        mixed[0], slow(layer, x[0]), atol=1e-5, rtol=1e-4
+    )
     torch.testing.assert_close(
         mixed[1, :4], slow(layer, x[1, :4]), atol=1e-5, rtol=1e-4
     )

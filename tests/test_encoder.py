@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
+from small_encoders import LAYERS, redraw, small_encoder
 
 from muselq_modules.attention import RotarySelfAttention
 from muselq_modules.features import LogMel
-from small_encoders import LAYERS, redraw, small_encoder
 
 
 def mels(seed=0):
@@ -91,9 +91,7 @@ def test_recomputed_activations_give_the_same_gradients(layer, padded):
     for encoder in (stored, recomputed):
         encoder.encode(mels(), mask).square().sum().backward()
     assert len(calls) == 2  # forward, and again in the backward pass
-    pairs = zip(
-        stored.named_parameters(), recomputed.parameters(), strict=True
-    )
+    pairs = zip(stored.named_parameters(), recomputed.parameters(), strict=True)
     for (name, first), second in pairs:
         assert first.grad is not None, name
         torch.testing.assert_close(first.grad, second.grad, msg=name)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from small_encoders import redraw, small_encoder
 from torch.nn import functional as F
 
 from muselq_modules.losses import masked_losses
 from muselq_modules.model import MaskedPredictor
-from small_encoders import redraw, small_encoder
 
 
 def draw(count=12, classes=50, features=16, dtype=torch.float32):
@@ -24,9 +24,7 @@ def test_sums_of_cross_entropy_and_squared_error():
     token_loss, mel_loss, correct = masked_losses(
         logits, tokens, prediction, mels
     )
-    torch.testing.assert_close(
-        token_loss, 12 * F.cross_entropy(logits, tokens)
-    )
+    torch.testing.assert_close(token_loss, 12 * F.cross_entropy(logits, tokens))
     torch.testing.assert_close(mel_loss, 12 * F.mse_loss(prediction, mels))
     by_hand = [int(row.argmax()) == t for row, t in zip(logits, tokens)]
     assert int(correct) == sum(by_hand) >= 4

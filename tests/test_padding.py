@@ -4,12 +4,6 @@ from itertools import product
 
 import pytest
 import torch
-from speechbrain.lobes.models.transformer.Branchformer import (
-    BranchformerEncoderLayer,
-)
-from torch import nn
-
-from muselq_modules.encoder import EncoderOutput
 from small_encoders import (
     FRONT_ENDS,
     LAYERS,
@@ -17,6 +11,12 @@ from small_encoders import (
     redraw,
     small_encoder,
 )
+from speechbrain.lobes.models.transformer.Branchformer import (
+    BranchformerEncoderLayer,
+)
+from torch import nn
+
+from muselq_modules.encoder import EncoderOutput
 
 TOLERANCE = 1e-4
 KINDS = pytest.mark.parametrize(

@@ -23,11 +23,15 @@ TOLERANCE = 0.015
 def millions(name, folder):
     """Parameters of the model of a YAML, built without its weights."""
     with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
-        text = resolve_references(stream, {"data_folder": "."})
+        text = resolve_references(stream, {"data_folder": "."}).getvalue()
     resolved = folder / f"{name}.yaml"
     resolved.write_text(text, encoding="utf-8")
+    description = describe(resolved, "model")
+    # The mel filters, which are no parameters, cannot be built on "meta".
+    encoder = description["arguments"]["encoder"]["arguments"]
+    encoder["log_mel"] = build(encoder["log_mel"])
     with torch.device("meta"):
-        model = build(describe(resolved, "model"))
+        model = build(description)
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 

@@ -22,7 +22,7 @@ HEADER = "path,frames,sample_rate,channels\n"
 FILES = [
     ("a.wav", 500, 100, 3),  # 2 + 2 + a tail of 1 s
     ("short.wav", 99, 100, 0),
-    ("b, \"quoted\"/é.wav", 1290, 300, 2),  # 2 + 2 + 0.3 s
+    ('b, "quoted"/é.wav', 1290, 300, 2),  # 2 + 2 + 0.3 s
     ("exact.wav", 400, 200, 1),
     ("none.wav", 0, 100, 0),
     ("tail.wav", 150, 100, 1),

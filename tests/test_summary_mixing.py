@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_encoders import redraw
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,7 +14,6 @@ from muselq_modules.summary_mixing import (
     SummaryMixingLite,
     summarise,
 )
-from small_encoders import redraw
 
 DIM, HEADS, LOCAL, SUMMARY = 16, 4, 8, 24
 
@@ -113,7 +113,9 @@ def test_masked_mean():
     values = tokens(3, 6, 4)
     means = summarise(values, padding([6, 1, 4], 6))
     for clip, length in enumerate((6, 1, 4)):
-        torch.testing.assert_close(means[clip, 0], values[clip, :length].mean(0))
+        torch.testing.assert_close(
+            means[clip, 0], values[clip, :length].mean(0)
+        )
     assert torch.equal(summarise(values), values.mean(1, keepdim=True))
     # A clip without a valid token (an unreadable file) is not NaN.
     assert torch.all(summarise(values, padding([6, 0, 4], 6))[1] == 0)

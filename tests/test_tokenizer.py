@@ -95,7 +95,9 @@ def test_xavier_projection_and_normal_codebook():
 def test_chunks_do_not_matter(chunk):
     x = frames(5, 41, 64)
     whole = RandomProjectionTokenizer(64, 300)(x)
-    assert torch.equal(RandomProjectionTokenizer(64, 300, chunk=chunk)(x), whole)
+    assert torch.equal(
+        RandomProjectionTokenizer(64, 300, chunk=chunk)(x), whole
+    )
 
 
 class LargestTensor(TorchDispatchMode):

@@ -10,10 +10,10 @@ README.md beside this file says what a run needs and gives.
 
 from pathlib import Path
 
-from folder_prepare import prepare_folder
-from fma_prepare import prepare_fma
-from music4all_prepare import prepare_music4all
 import torch
+from fma_prepare import prepare_fma
+from folder_prepare import prepare_folder
+from music4all_prepare import prepare_music4all
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from torch import distributed
 from torch.utils.data import DataLoader

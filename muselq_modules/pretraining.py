@@ -282,7 +282,7 @@ class PretrainBrain(sb.Brain):
             return
         # Buffers (mel statistics) never change, so they are not broadcast.
         self.modules["model"] = DistributedDataParallel(
-            self.model,
+            self.modules["model"],
             device_ids=None if self.device_type == "cpu" else [self.device],
             broadcast_buffers=False,
             find_unused_parameters=self.find_unused_parameters,

@@ -51,6 +51,7 @@ def test_run_folder_holds_the_record(uninterrupted):
         "hyperparams.yaml",
         "env.log",
         "run.json",
+        "data.json",
         "train.py",
         "mel_statistics.json",
         "train_log.jsonl",

@@ -8,6 +8,7 @@ the brain, fit. The same command resumes a run that was stopped or killed.
 README.md beside this file says what a run needs and gives.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -52,6 +53,10 @@ def prepare_data(hparams):
             "transcode_folder": hparams["transcode_folder"],
         },
     )
+    if if_main_process():
+        # What the run was trained on, with the digest of its manifests.
+        data = Path(hparams["output_folder"]) / "data.json"
+        data.write_text(json.dumps(record, indent=2), encoding="utf-8")
     folder = Path(hparams["manifest_folder"])
     return [
         SegmentManifest(

@@ -1,0 +1,98 @@
+"""One HTML page with the tables and pictures in it; it needs no other file."""
+
+import base64
+from html import escape
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; padding: 0 1em;
+       max-width: 1200px; color: #222; }
+table { border-collapse: collapse; font-size: 13px; }
+th, td { padding: 3px 8px; border-bottom: 1px solid #ddd; text-align: left;
+         white-space: nowrap; font-variant-numeric: tabular-nums; }
+th { background: #f3f3f3; }
+div.table { overflow-x: auto; }
+img { max-width: 100%; }
+figure { display: inline-block; margin: 1em 1em 1em 0; vertical-align: top; }
+.note { color: #555; max-width: 60em; }
+"""
+
+
+def page(tables, notes, pictures, runs):
+    """The page as text.
+
+    Arguments
+    ---------
+    tables : list of (header, lines)
+        Ours and the paper's.
+    notes : list of str
+        A sentence below each table.
+    pictures : list of (title, Path)
+    runs : list of dict
+        From `muselq_modules.results.collect`.
+
+    Example
+    -------
+    >>> text = page([(["a"], [["<1>"]])], ["note"], [], [])
+    >>> "&lt;1&gt;" in text, "http" in text
+    (True, False)
+    """
+    titles = ["Results", "Table 3 of the paper"]
+    parts = ["<h1>MuseLQ: downstream tasks</h1>"]
+    for title, table, note in zip(titles, tables, notes, strict=False):
+        parts.append(f"<h2>{title}</h2>{_table(*table)}")
+        parts.append(f'<p class="note">{escape(note)}</p>')
+    parts.append("<h2>Pictures</h2>")
+    for title, path in pictures:
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        parts.append(
+            f"<figure><figcaption>{escape(title)}</figcaption>"
+            f'<img alt="{escape(title)}" src="data:image/png;base64,{data}">'
+            "</figure>"
+        )
+    parts.append(f"<h2>Every run</h2>{_table(*_run_table(runs))}")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>MuseLQ results</title><style>{STYLE}</style></head>"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _table(header, lines):
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    return (
+        f'<div class="table"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _run_table(runs):
+    """All metrics, and what would be needed to repeat each run."""
+    header = ["Task", "Encoder", "Metrics (mean ± deviation over seeds)"]
+    header += ["Layer", "Learning rate", "Train / valid / test", "Commit"]
+    lines = []
+    for run in runs:
+        metrics = ", ".join(
+            f"{name} {value['mean']:.3f} ± {value['std']:.3f}"
+            for name, value in run["test"].items()
+        )
+        counts = " / ".join(
+            str(run["counts"][split]["rows"])
+            for split in ("train", "valid", "test")
+        )
+        commit = (run["commit"] or {}).get("commit", "")[:10]
+        lines.append(
+            [
+                f"{run['dataset']} {run['task']}",
+                run["row"],
+                metrics,
+                str(run["layer"]),
+                f"{run['learning_rate']:g}",
+                counts,
+                commit,
+            ]
+        )
+    return header, lines

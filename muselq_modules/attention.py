@@ -16,8 +16,8 @@ def rotate(x, base=10000.0):
     The dot product of a rotated query and a rotated key depends on their
     distance in time only. Feature i is paired with feature i + dim / 2.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     x : torch.Tensor
         Queries or keys [batch, heads, time, head_dim].
     base : float
@@ -52,8 +52,8 @@ def rotate(x, base=10000.0):
 class RotarySelfAttention(nn.Module):
     """Multi-head self-attention with rotary positions.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Model dimension.
     head_dim : int
@@ -90,8 +90,8 @@ class RotarySelfAttention(nn.Module):
     def forward(self, x, padding_mask=None):
         """Mix the tokens of each clip.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         x : torch.Tensor
             Tokens [batch, time, dim].
         padding_mask : torch.Tensor, optional

@@ -44,8 +44,8 @@ class NotReached(AudioFault):
 def check_audio(path):
     """Decode a file from its first to its last frame and report on it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The audio file.
 
@@ -105,8 +105,8 @@ def check_rate(sample_rate):
 def audio_decoder(path):
     """Open a file with the optional torchcodec.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         A file that libsndfile cannot read, such as M4A.
 
@@ -218,8 +218,8 @@ class _LevelMeter:
 def held_frames(path, file):
     """Return how many frames an open file should hold.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The file.
     file : soundfile.SoundFile

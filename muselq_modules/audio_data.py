@@ -35,8 +35,8 @@ MP3_PREROLL = 12 * 1152
 def read_segment(path, start_s=0.0, duration_s=None, sample_rate=24000):
     """Read a segment of an audio file without decoding what precedes it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         Any file that libsndfile reads (WAV, FLAC, MP3, Ogg, AIFF, AU, ...);
         M4A and other formats need the extra `codecs`.

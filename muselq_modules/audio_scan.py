@@ -21,8 +21,8 @@ from muselq_modules.parallel import Crashed, run_parallel
 class AudioFile:
     """An audio file that was decoded from its first to its last frame.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str
         Relative to the root of the data, with forward slashes.
     frames : int
@@ -54,8 +54,8 @@ def find_audio(root):
 
     Links to folders are followed, hidden folders are not entered.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : str or Path
         The folder.
 
@@ -102,8 +102,8 @@ def scan_audio(
 ):
     """Decode files completely, in parallel, and sort out the unusable ones.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : str or Path
         The folder that `paths` are relative to.
     paths : list of str

@@ -155,8 +155,8 @@ BASELINES = {
 def load_any_encoder(spec, device="cpu"):
     """Baseline by name, or the encoder that `load_encoder` finds.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     spec : str or Path
         ``mel``, ``mfcc``, ``chroma``, a run folder, an exported folder or
         ``random:<folder>``.

@@ -30,8 +30,8 @@ def bootstrap_interval(
 ):
     """Percentile interval of the seed-averaged metric.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     name : str
         Name of a metric.
     targets : array ``[track, ...]``
@@ -92,12 +92,17 @@ def _resampled(name, targets, predictions, weights):
         return _from_confusion(name, targets, class_ids(predictions), weights)
     if name in ("roc_auc", "average_precision"):
         curve = _auc if name == "roc_auc" else _ap
-        columns = [
-            curve(targets[:, tag], predictions[:, tag], weights)
-            for tag in range(targets.shape[1])
-        ]
+        columns = np.stack(
+            [
+                curve(targets[:, tag], predictions[:, tag], weights)
+                for tag in range(targets.shape[1])
+            ]
+        )
         # A resample without a positive of some tag leaves that tag out.
-        return np.nanmean(columns, axis=0)
+        known = ~np.isnan(columns)
+        count = known.sum(axis=0)
+        total = np.where(known, columns, 0.0).sum(axis=0)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
     if name.startswith("r2"):
         columns = {"r2_arousal": [0], "r2_valence": [1]}.get(name, slice(None))
         return _r2(targets[:, columns], predictions[:, columns], weights)
@@ -159,4 +164,6 @@ def _r2(targets, predictions, weights):
     error = weights @ (targets - predictions) ** 2
     centred = targets - targets.mean(0)  # keeps the subtraction below exact
     variance = weights @ centred**2 - (weights @ centred) ** 2
-    return (1 - error / variance).mean(1)
+    # A resample of one song only has no variance, and no r2.
+    defined = np.where(variance > 0, variance, np.nan)
+    return (1 - error / defined).mean(1)

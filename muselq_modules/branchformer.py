@@ -22,8 +22,8 @@ from muselq_modules.subsampling import mask_padding
 class BranchformerLayer(BranchformerEncoderLayer):
     """Global and local branch in parallel.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Model dimension.
     mixer : callable
@@ -62,8 +62,8 @@ class BranchformerLayer(BranchformerEncoderLayer):
     def forward(self, x, padding_mask=None):
         """One layer.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         x : torch.Tensor
             Tokens [batch, time, dim].
         padding_mask : torch.Tensor, optional

@@ -46,8 +46,8 @@ def by_step(checkpoint):
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's Checkpointer with atomic saves and verified loads
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     checkpoints_dir : str or Path
         Folder of the checkpoints.
     recoverables : mapping, optional
@@ -86,8 +86,8 @@ class AtomicCheckpointer(Checkpointer):
     ):
         """Saves a checkpoint: the whole folder or nothing
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         meta : mapping, optional
             Plain values to keep beside the weights; `step` orders the
             checkpoints and defaults to one more than the newest.
@@ -341,8 +341,8 @@ class AtomicCheckpointer(Checkpointer):
     def load_checkpoint(self, checkpoint):
         """Loads a checkpoint; weights only, never code
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         checkpoint : Checkpoint
             From `find_checkpoint` or `list_checkpoints`.
 

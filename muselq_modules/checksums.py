@@ -11,8 +11,8 @@ CHECKSUMS = "CHECKSUMS.json"
 def write_checksums(folder):
     """Writes CHECKSUMS.json and forces every file of a folder to the disk
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : Path
         A complete checkpoint.
     """
@@ -37,8 +37,8 @@ def crc32(path):
 def find_fault(folder):
     """What is wrong with a checkpoint folder; None when it is sound
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : Path
         The checkpoint.
 

@@ -11,8 +11,8 @@ import soundfile as sf
 def cut_into_chunks(start, stop, chunk_s, shortest_s):
     """Consecutive chunks of a span of time.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     start, stop : float
         The span in seconds.
     chunk_s : float
@@ -44,8 +44,8 @@ def cut_into_chunks(start, stop, chunk_s, shortest_s):
 def find_sound(path, threshold_db=-40.0, frame_s=0.02):
     """From the first to the last loud frame of a file: no silence around it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         A file that soundfile reads.
     threshold_db : float

@@ -30,8 +30,8 @@ HINTS = typing.get_type_hints(RunOptions)
 def split_command_line(argv):
     """Splits a command line into the YAML file and the options as typed
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     argv : list of str
         The command line without the script.
 
@@ -81,8 +81,8 @@ def split_command_line(argv):
 def read_options(given, root, yaml_path):
     """Turns options as typed into values of the right type
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     given : dict
         Option -> text, from `split_command_line`.
     root : MappingNode
@@ -139,8 +139,8 @@ def _unknown(name, valid, yaml_path):
 def check_run_option(name, value, source):
     """Raises a UserError unless `value` fits a run option of SpeechBrain
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     name : str
         The run option.
     value : object

@@ -14,8 +14,8 @@ def check_torch_pair(version=importlib.metadata.version):
     A torchaudio built for CUDA does not load beside a CPU-only torch, and its
     own message is about a missing libc10_cuda.so.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     version : callable
         Gives the version of an installed package.
 

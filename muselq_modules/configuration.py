@@ -27,8 +27,8 @@ RUN_OPTIONS = {*HELP_TEXTS, "jit_module_keys", "compile_module_keys"}
 def read_tree(path):
     """Reads a YAML file as a tree of nodes; constructs nothing
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The file.
 
@@ -196,8 +196,8 @@ def refuse_unknown(key, node, accepted, name):
 def merge(target, given, name):
     """A copy of `target` with the values of `given`, as HyperPyYAML merges
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     target : Node or None
         The present value.
     given : Node
@@ -243,8 +243,8 @@ def mapping(values, like):
 def check_tree(root, path):
     """Checks a whole configuration, the included files too
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : MappingNode
         The tree of the launched file, command line already merged.
     path : str or Path

@@ -16,8 +16,8 @@ from muselq_modules.subsampling import mask_padding
 class ConformerLayer(ConformerEncoderLayer):
     """Half feed-forward, mixer, convolution, half feed-forward.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Model dimension.
     mixer : callable

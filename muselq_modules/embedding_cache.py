@@ -14,8 +14,8 @@ from muselq_modules.errors import UserError
 class EmbeddingCache:
     """Embeddings of many windows, read from disk on demand.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : Path
         Folder of a complete cache.
     windows : list of Window

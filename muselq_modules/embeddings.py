@@ -57,8 +57,8 @@ def embed(
 ):
     """Embed windows, or find that they are embedded already.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     encoder : MusicEncoder or Baseline
     windows : iterable of Window
         Duplicates are embedded once.

@@ -31,8 +31,8 @@ class MusicEncoder(nn.Module):
     Padding never changes a valid frame: a clip alone and the same clip in a
     padded batch agree.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     log_mel : LogMel
         Features; its sample rate is the encoder's.
     subsampling : callable
@@ -120,8 +120,8 @@ class MusicEncoder(nn.Module):
     def forward(self, wav, lengths=None):
         """Encode waveforms.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wav : torch.Tensor
             Waveforms [batch, samples] at :attr:`sample_rate`.
         lengths : torch.Tensor, optional
@@ -156,8 +156,8 @@ class MusicEncoder(nn.Module):
     def encode(self, mels, padding_mask=None, all_layers=False):
         """Encode normalised log-mel frames.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         mels : torch.Tensor
             Frames [batch, frames, n_mels] at 100 Hz.
         padding_mask : torch.Tensor, optional

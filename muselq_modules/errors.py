@@ -28,8 +28,8 @@ def exits_cleanly(main):
     rank alone prints it: every rank meets the same mistake. Ctrl-C ends it
     with exit code 130, as quietly.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     main : callable
         The entry point.
 

@@ -45,8 +45,8 @@ FOLDERLESS_ENCODERS = ("mel", "mfcc", "chroma")
 class Experiment:
     """A loaded configuration, ready to run
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     hparams : dict
         The constructed objects and values of the YAML.
     run_opts : RunOptions
@@ -76,8 +76,8 @@ class Experiment:
 def load_experiment(argv=None, data_must_exist=True):
     """Reads the command line, checks the YAML, joins the ranks, constructs
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     argv : list of str, optional
         The command line without the script; by default that of the process.
     data_must_exist : bool
@@ -205,8 +205,8 @@ def _missing_folder(resolved, data_must_exist):
 def start_experiment(experiment):
     """Creates the run folder: resolved YAML, environment, script, run.json
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     experiment : Experiment
         From `load_experiment`; its hparams hold `output_folder`.
 

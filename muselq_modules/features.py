@@ -25,8 +25,8 @@ class LogMel(nn.Module):
     There is no floor relative to the loudest frame: a frame depends on its
     own window only. Always computed in float32.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     sample_rate : int
         Samples a second of the waveform.
     n_fft : int
@@ -78,8 +78,8 @@ class LogMel(nn.Module):
     def forward(self, wav):
         """Normalised log-mel frames.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wav : torch.Tensor
             Waveforms [batch, samples].
 
@@ -115,8 +115,8 @@ class LogMel(nn.Module):
         A mask touches about a quarter of the frames of a clip; the rest of
         the masked clip's spectrogram is that of the clean one.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         mels : torch.Tensor
             Frames of the clean waveform [batch, frames, n_mels].
         wav : torch.Tensor
@@ -177,8 +177,8 @@ class FrameStacking(nn.Module):
 
     Paper, section 4.3. Frames that do not fill a last stack are dropped.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     factor : int
         Number of frames in a stack.
 

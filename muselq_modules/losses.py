@@ -14,8 +14,8 @@ from torch.nn import functional as F
 def masked_losses(token_logits, tokens, mel_prediction, mels):
     """Sums of the two losses over the masked tokens of a micro-batch.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     token_logits : torch.Tensor
         [count, codebook_size].
     tokens : torch.Tensor

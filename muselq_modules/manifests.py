@@ -26,8 +26,8 @@ SPLITS = ("train", "valid", "test")
 def is_prepared(manifest_folder, options):
     """Whether the manifests of these options are there already
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     manifest_folder : str or Path
         Where train.csv, valid.csv and test.csv belong.
     options : dict
@@ -64,8 +64,8 @@ def write_manifests(
 ):
     """Checks the audio of all rows and writes a manifest for each split
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     manifest_folder : str or Path
         Receives {train,valid,test}.csv, skipped.tsv, options.json and, with
         `labels`, labels.txt.
@@ -145,8 +145,8 @@ def write_manifests(
 def check_groups(rows, name):
     """Raises UserError if a group of rows stands in two splits
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     rows : list of dict
         Each with `split` and `group`.
     name : str

@@ -33,8 +33,8 @@ def example_generator(*key):
 class RandomTimeMasking(nn.Module):
     """Choose windows of each clip and hide them in the waveform.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     mask_ms : int
         Length of a window in milliseconds; a whole number of tokens.
     probability : float
@@ -103,8 +103,8 @@ class RandomTimeMasking(nn.Module):
     def draw(self, n_tokens, epochs, examples, time=None):
         """Draw the token masks of some clips, on the CPU.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         n_tokens : torch.Tensor
             Valid tokens of each clip, an int tensor [batch]; padding is
             never masked. A clip of no valid tokens gets no mask.
@@ -142,8 +142,8 @@ class RandomTimeMasking(nn.Module):
     def forward(self, wav, token_mask, epochs, examples):
         """Hide the masked tokens' samples.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         wav : torch.Tensor
             Waveforms [batch, samples].
         token_mask : torch.Tensor
@@ -178,8 +178,8 @@ class RandomTimeMasking(nn.Module):
 def masked_frames(token_mask, n_fft=2048, hop_samples=240, token_samples=960):
     """Spectrogram frames whose window meets a masked token.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     token_mask : torch.Tensor
         bool [batch, time].
     n_fft, hop_samples, token_samples : int

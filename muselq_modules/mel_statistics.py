@@ -32,8 +32,8 @@ def spread_over(n_examples, count):
 def measure_statistics(log_mel, manifest, n_segments=1000, n_workers=0):
     """Per-bin mean and standard deviation in dB over a manifest.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     log_mel : LogMel
         The features; not changed.
     manifest : SegmentManifest
@@ -87,8 +87,8 @@ def measure_statistics(log_mel, manifest, n_segments=1000, n_workers=0):
 def load_or_measure(path, log_mel, manifest, **options):
     """Statistics of a run, measured once and kept in its folder.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         A JSON file, written atomically.
     log_mel, manifest

@@ -214,8 +214,8 @@ LOWER_IS_BETTER = frozenset({"rmse", "octave_error", "key_other"})
 def merge_groups(targets, predictions, groups):
     """One row a group: its target and the mean of its scores.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     targets : array ``[track]``
     predictions : array ``[track, class]``
     groups : sequence of ``track`` strings

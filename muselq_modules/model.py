@@ -8,8 +8,8 @@ class MaskedPredictor(nn.Module):
 
     Paper, section 3.5. The heads run on masked positions only.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     encoder : MusicEncoder
         Kept after pre-training.
     codebook_size : int
@@ -40,8 +40,8 @@ class MaskedPredictor(nn.Module):
     def forward(self, mels, padding_mask, masked):
         """Predictions at some positions.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         mels : torch.Tensor
             Normalised log-mel frames of the masked waveform
             [batch, frames, n_mels].

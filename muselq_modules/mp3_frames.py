@@ -70,8 +70,8 @@ def _next_frame(data, at):
 def count_mp3_frames(path):
     """Count the samples that an MP3 file holds.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The file.
 

@@ -30,8 +30,8 @@ def run_parallel(function, items, workers=None, description=None):
     The processes ignore Ctrl-C, which belongs to the main process: it stops
     after the items under way, and results that were yielded stay valid.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     function : callable
         Takes one item; defined at the top level of a module. Exceptions that
         it raises reach the caller and end the run.

@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 def write_csv(path, rows, fields):
     """Write a table, whole or not at all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The `.csv` file.
     rows : iterable of dict
@@ -68,8 +68,8 @@ def read_csv(path):
 def write_skipped(path, skipped):
     """Write (path, reason) pairs to a tab-separated table, atomically.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The `.tsv` file.
     skipped : iterable of tuple
@@ -95,8 +95,8 @@ def _write_table(path, fields, rows, delimiter=","):
 def check_counts(name, found, expected):
     """Warn, in one line, when counts differ from the official ones.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     name : str
         What was counted, for the message.
     found, expected : dict
@@ -129,8 +129,8 @@ def check_counts(name, found, expected):
 def require_folder(folder, what, layout_hint):
     """Return a folder as Path, or raise `UserError` when nothing is in it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         The folder.
     what : str
@@ -196,8 +196,8 @@ def count_reasons(skipped):
 def summary(files, skipped):
     """Print how much audio is ready and how much was left out.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     files : list of AudioFile
         The usable ones.
     skipped : list of tuple

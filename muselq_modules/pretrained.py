@@ -28,8 +28,8 @@ RANDOM = "random:"
 def describe(yaml_path, key):
     """One object of a resolved YAML as JSON values, without building it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     yaml_path : str or Path
         A run's hyperparams.yaml.
     key : str
@@ -128,8 +128,8 @@ def _trusted(name):
 def save_encoder(encoder, run_folder):
     """Write ``encoder/`` into a run folder, atomically.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     encoder : MusicEncoder
         As it is now.
     run_folder : str or Path
@@ -157,8 +157,8 @@ def save_encoder(encoder, run_folder):
 def load_encoder(spec, device="cpu", seed=1234):
     """An encoder, frozen and in evaluation mode.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     spec : str or Path
         A run folder, a folder with config.json and model.safetensors, or
         ``random:<folder>`` for the same architecture, untrained (its mel

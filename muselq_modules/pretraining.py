@@ -50,8 +50,8 @@ class PretrainBrain(sb.Brain):
     def prepare_run(self, sampler, manifest):
         """Connect the data.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         sampler : GlobalBatchSampler
             Sampler of the training loader.
         manifest : SegmentManifest
@@ -73,6 +73,12 @@ class PretrainBrain(sb.Brain):
         encoder = self.model.encoder
         self.log_mel = encoder.log_mel
         self.token_samples = encoder.token_samples
+        if self.masking.token_samples != self.token_samples:
+            raise UserError(
+                f"masking has {self.masking.token_samples} samples a token and "
+                f"the encoder {self.token_samples}: set token_samples in "
+                "hparams/blocks/time_masking.yaml."
+            )
         self.n_tokens = sampler.local_batch * round(
             manifest.segment_s * encoder.token_rate_hz
         )
@@ -96,7 +102,10 @@ class PretrainBrain(sb.Brain):
             n_tokens, batch.epochs, batch.examples, time_steps
         )
         clips, frames = masked_frames(
-            token_mask, self.log_mel.n_fft, self.log_mel.hop_samples
+            token_mask,
+            self.log_mel.n_fft,
+            self.log_mel.hop_samples,
+            self.token_samples,
         )
         masked = token_mask.flatten().nonzero().squeeze(1)
         padding_mask = None

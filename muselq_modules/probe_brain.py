@@ -26,8 +26,8 @@ from muselq_modules.probe_head import HeadwiseAdam
 class ProbeBrain(sb.core.Brain):
     """Trains a stack of probes on one task.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     stack : ProbeStack
         Heads ordered by seed, then by learning rate.
     learning_rates : list of float
@@ -188,8 +188,8 @@ class ProbeBrain(sb.core.Brain):
     def train_probe(self, train, valid, valid_split):
         """Train until every head has stopped; restore their best weights.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         train, valid : DataLoader
             As `embedding_loader` and `waveform_loader` make them.
         valid_split : Split

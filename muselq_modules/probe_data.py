@@ -42,8 +42,8 @@ class Split:
     def track_mean(self, logits):
         """Mean over the windows of each row.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         logits : torch.Tensor ``[head, window, output]``
 
         Returns
@@ -64,8 +64,8 @@ class Split:
 def load_split(manifest_folder, name, pipeline, hparams, encoder):
     """Read a manifest, label its rows and cut them into windows.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     manifest_folder : Path
         Holds ``<name>.csv`` and perhaps ``labels.txt``.
     name : str
@@ -168,8 +168,8 @@ def class_names(splits, pipeline, hparams, manifest_folder):
 class Standardiser:
     """Zero mean and unit deviation, measured on the training split.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     x : torch.Tensor
         ``[example, ...]``; statistics are over the examples.
 
@@ -198,8 +198,8 @@ class Standardiser:
 def read_features(cache, windows, layer):
     """Pooled embeddings from a cache.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     cache : EmbeddingCache
     windows : list of Window
     layer : int or str

@@ -15,8 +15,8 @@ from torch import nn
 class ProbeHead(nn.Module):
     """One dense layer of 512 units and an output layer.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Size of an embedding.
     n_outputs : int
@@ -46,8 +46,8 @@ class ProbeHead(nn.Module):
 class ProbeStack(nn.Module):
     """Independent `ProbeHead` s, one for each (seed, learning rate).
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim, n_outputs, hidden, dropout
         As in `ProbeHead`.
     seeds : list of int
@@ -90,8 +90,8 @@ class ProbeStack(nn.Module):
     def forward(self, x):
         """Logits of every head.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         x : torch.Tensor
             ``[head, batch, dim]``, or ``[head, batch, layer, dim]`` with
             ``n_layers``.
@@ -143,8 +143,8 @@ class HeadwiseAdam(torch.optim.Adam):
     `torch.optim.Adam` on it alone. The fused update goes over a head's
     weights once while they are in the cache.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     params : iterable of torch.nn.Parameter
         ``[head, ...]``
     lrs : list of float

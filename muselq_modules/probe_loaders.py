@@ -74,8 +74,8 @@ class SeededOrder(Sampler):
 def embedding_loader(features, targets, device, batch_size=None, seeds=None):
     """Loader of embeddings: shuffled by seed, or in order without seeds.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     features : torch.Tensor ``[window, ...]``
     targets : torch.Tensor ``[window, ...]``
     device : str
@@ -119,8 +119,8 @@ def waveform_loader(
     Under torchrun the ranks share each training batch out, so that the same
     batch size gives the same updates; every rank evaluates everything.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     windows : list of Window
     targets : torch.Tensor ``[window, ...]``
     data_folder : str or Path

@@ -24,8 +24,8 @@ from muselq_modules.preparation import write_csv
 def score(name, split, predictions):
     """A metric of each seed with mean, deviation and 95 % interval.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     name : str
         Name of the metric.
     split : Split
@@ -67,8 +67,8 @@ def write_json(path, content):
 def write_tables(folder, split, predictions, names, hparams):
     """The CSV tables of the chosen probes.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : Path
         Run folder.
     split : Split

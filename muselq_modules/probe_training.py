@@ -92,8 +92,8 @@ def cached_layers(layers, encoder):
 def train_candidates(layers, splits, cache, setup):
     """A `Candidate` for each layer, the probes of one layer at a time.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     layers : list
         From `candidate_layers`.
     splits : dict of Split

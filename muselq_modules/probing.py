@@ -58,8 +58,8 @@ SPEED_KEYS = ("overwrite", "cache_folder", "embed_batch_s", "workers")
 def run_probe(prepare, label_pipeline, brain_class=ProbeBrain, argv=None):
     """Prepare, embed, train probes, score; the whole of a recipe.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     prepare : callable
         Called as ``prepare(data_folder, manifest_folder, **options)`` with
         the YAML's ``prepare`` mapping; writes train, valid and test.csv.

@@ -32,8 +32,8 @@ def choose_backend(device, local_world_size):
 def join_ranks(run_opts):
     """Joins the process group when torchrun started this process
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     run_opts : RunOptions
         Gives `distributed_backend`.
 

@@ -31,8 +31,8 @@ BASELINE_ORDER = ("chroma", "mfcc", "mel")
 def collect(folder):
     """All finished runs under a folder.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
 
     Returns
@@ -116,8 +116,8 @@ def _order(run):
 def write_report(folder, output=None):
     """Write all tables, pictures and the page.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         Where the runs are.
     output : str or Path, optional

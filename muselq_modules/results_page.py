@@ -20,8 +20,8 @@ figure { display: inline-block; margin: 1em 1em 1em 0; vertical-align: top; }
 def page(tables, notes, pictures, runs):
     """The page as text.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     tables : list of (header, lines)
         Ours and the paper's.
     notes : list of str

@@ -15,8 +15,8 @@ COLOURS = plt.get_cmap("tab10").colors
 def draw_all(runs, columns, output):
     """Draw every picture that the runs have data for.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     runs : list of dict
         From `muselq_modules.results.collect`.
     columns : list of dict

@@ -30,8 +30,8 @@ _LOCKS = {}
 def lock_folder(folder):
     """Takes a folder for this process until it ends, however it ends
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         An existing folder.
 
@@ -62,8 +62,8 @@ def lock_folder(folder):
 def record_launch(folder, experiment):
     """Appends a launch to run.json, atomically
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         The run folder.
     experiment : Experiment

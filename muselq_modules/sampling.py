@@ -52,8 +52,8 @@ def accumulation_steps(global_batch, local_batch, world_size):
 class GlobalBatchSampler:
     """Micro-batches of (epoch, example) for one rank.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     n_examples : int
         Size of the data.
     global_batch : int

@@ -6,8 +6,8 @@ import math
 class WarmupCosineSchedule:
     """A pure function of the step: nothing to save, nothing to restore.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     peak_lr : float
         Reached at the end of the warm-up.
     final_lr : float

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ def count_segments(n_frames, sample_rate, segment_s, min_tail_s):
 class SegmentManifest:
     """Segments of the files of a manifest.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     manifest : str or Path
         A csv with the columns path, frames, sample_rate.
     audio_root : str or Path
@@ -233,11 +234,21 @@ class SegmentBatch:
         return self
 
 
+def ignore_stop_signals(worker_id):
+    """Start of a loader worker: leave stopping to the main process.
+
+    Ctrl-C and Slurm signal the whole process group. A worker that dies of it
+    would end the run before the main process has saved the step.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class SegmentDataset(Dataset):
     """Reads segments by seek.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     manifest : SegmentManifest
         The segments.
     sample_rate : int

@@ -33,8 +33,8 @@ SPLITS = ("train", "valid")
 class Songs:
     """The songs of a collection, before their audio is checked.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     groups : dict
         Path of each song, relative to the data folder -> the name that decides
         its split: the path itself, or the artist, to keep artists apart.
@@ -66,8 +66,8 @@ def prepare_songs(
 
     Manifests that were made with the same options are used as they are.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     name : str
         Of the collection.
     find_songs : callable
@@ -218,8 +218,8 @@ def choose_valid(groups, fraction):
     A song keeps its side when others are added. Tiny collections, where the
     hash leaves a side empty, give it the group of smallest or largest hash.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     groups : dict
         Path -> group.
     fraction : float

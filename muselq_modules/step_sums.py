@@ -63,8 +63,8 @@ class StepTotals:
 class StepSums:
     """Accumulates what a step or a validation needs to know.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     codebook_size : int
         Number of tokens.
     device : str or torch.device
@@ -98,8 +98,8 @@ class StepSums:
     def add(self, tokens, token_loss, mel_loss, n_correct, batch):
         """Add a micro-batch.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         tokens : torch.Tensor
             Targets [count].
         token_loss, mel_loss, n_correct : torch.Tensor
@@ -130,8 +130,8 @@ class StepSums:
     def reduce(self, requests):
         """Sum over the ranks.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         requests : list of bool
             What this rank asks all ranks to do.
 

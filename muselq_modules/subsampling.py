@@ -22,8 +22,8 @@ def mask_padding(frames, padding_mask):
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution over time, then an inverted bottleneck.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Model dimension.
     kernel_size : int
@@ -61,8 +61,8 @@ class ConvNeXtSubsampling(nn.Module):
     :class:`ResidualConvSubsampling` it needs a twentieth of its
     multiplications, because nothing runs at 100 Hz or over frequency.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     n_mels : int
         Mel bins of a frame.
     dim : int
@@ -92,8 +92,8 @@ class ConvNeXtSubsampling(nn.Module):
     def forward(self, frames, padding_mask=None):
         """Subsample by 4.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         frames : torch.Tensor
             Normalised log-mel frames [batch, 4 * time, n_mels].
         padding_mask : torch.Tensor, optional
@@ -117,8 +117,8 @@ class ConvNeXtSubsampling(nn.Module):
 class ResidualConvBlock(nn.Module):
     """Two 3x3 convolutions with a strided 3x3 shortcut, halving both axes.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     in_channels, channels : int
         Input and output channels.
 
@@ -180,8 +180,8 @@ class ResidualConvSubsampling(nn.Module):
     parameters at dimension 1024, and four fifths of the multiplications of
     the whole 164 M model.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     n_mels : int
         Mel bins of a frame; a multiple of 4.
     dim : int

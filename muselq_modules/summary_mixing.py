@@ -41,8 +41,8 @@ def summarise(values, padding_mask=None):
 class GroupedLinear(nn.Module):
     """Independent linear layers on the heads of the features.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     n_heads : int
         Number of heads.
     in_dim, out_dim : int
@@ -81,8 +81,8 @@ class GroupedLinear(nn.Module):
 class SummaryMixing(nn.Module):
     """SummaryMixing with local branch and combiner.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Model dimension.
     n_heads : int
@@ -119,8 +119,8 @@ class SummaryMixing(nn.Module):
     def forward(self, x, padding_mask=None):
         """Mix the tokens of each clip.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         x : torch.Tensor
             Tokens [batch, time, dim].
         padding_mask : torch.Tensor, optional
@@ -153,8 +153,8 @@ class SummaryMixingLite(nn.Module):
     the layer's own merge is the combiner. Returns one step, [batch, 1, dim],
     which broadcasts over time.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     dim : int
         Model dimension.
     n_heads : int

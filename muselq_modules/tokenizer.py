@@ -38,8 +38,8 @@ class RandomProjectionTokenizer(nn.Module):
     ranks and do not change when a layer is added to the model. They are
     buffers, so they travel in the checkpoint.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     input_dim : int
         Size of a stacked frame.
     codebook_size : int
@@ -80,8 +80,8 @@ class RandomProjectionTokenizer(nn.Module):
     def forward(self, frames):
         """Tokens of stacked, normalised frames.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         frames : torch.Tensor
             [..., input_dim].
 
@@ -107,8 +107,8 @@ class RandomProjectionTokenizer(nn.Module):
 def token_health(counts):
     """How evenly tokens are used, from their histogram.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     counts : torch.Tensor
         Number of times each token occurred [codebook_size].
 

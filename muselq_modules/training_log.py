@@ -8,8 +8,8 @@ from pathlib import Path
 class TrainingLog:
     """A log that continues exactly where a resumed run continues.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         Run folder; gets ``train_log.jsonl`` and ``tensorboard/``.
     tensorboard : bool
@@ -36,8 +36,8 @@ class TrainingLog:
     def resume(self, after_step, validated):
         """Forget what a killed run wrote after its last checkpoint.
 
-        Arguments
-        ---------
+        Parameters
+        ----------
         after_step, validated : int
             Last step, and step of the last validation, of the checkpoint.
         """
@@ -89,8 +89,8 @@ def _complete_lines(path):
 def read_log(folder, kind=None):
     """Records of a run, of one ``kind`` or all.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         Run folder.
     kind : str, optional
@@ -108,8 +108,8 @@ def read_log(folder, kind=None):
 def plot_curves(folder):
     """Draw loss, masked accuracy, token perplexity and learning rate.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     folder : str or Path
         Run folder with its log; gets ``curves.png``.
 

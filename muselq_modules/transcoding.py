@@ -23,8 +23,8 @@ CHUNK_S = 60  # whole seconds, so that chunks join without a seam
 def transcode_all(root, target, songs, workers=None):
     """Write a FLAC copy of every song; those that exist already are kept.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root, target : str or Path
         Folders of the songs and of the copies.
     songs : list of AudioFile

@@ -64,8 +64,8 @@ def row_span(row):
 def plan_windows(row, window_s, protocol, encoder):
     """Windows of one manifest row.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     row : dict
         Manifest row with ``path``, ``duration`` and perhaps ``start`` and
         ``stop``, in seconds.
@@ -131,8 +131,8 @@ def _whole_tokens(length_s, encoder):
 def equal_length_batches(windows, numbers, max_samples):
     """Group windows of one length into batches.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     windows : list of Window
         Sorted, so that a batch follows the order of the files on disk.
     numbers : iterable of int
@@ -165,8 +165,8 @@ def equal_length_batches(windows, numbers, max_samples):
 class WindowReader(Dataset):
     """Reads a batch of windows in a DataLoader worker.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     windows : list of Window
     data_folder : str or Path
         The paths are relative to it.

@@ -24,7 +24,7 @@ LAYERS = [
     "step_sums training_log metrics bootstrap",
     # runs
     "configuration overrides command_line ranks run_record checkpoints",
-    "experiment pretrained baselines embeddings",
+    "experiment pretrained baselines embedding_cache embeddings",
     # brains
     "pretraining probe_head probe_data probe_loaders probe_brain",
     "probe_training probe_report",

@@ -2,6 +2,7 @@
 survives what is not finite."""
 
 import math
+import os
 import random
 import signal
 import time
@@ -98,10 +99,12 @@ def test_sigterm_saves_and_resumes(tmp_path, manifests, uninterrupted):
         "manifest_folder": manifests,
         "encoder": RANDOM_LAYERS,
         "ckpt_interval_steps": 0,
+        "n_workers": 1,
     }
     process = start(tmp_path, **options)
     wait_for_step(process, tmp_path, 1)
-    process.send_signal(signal.SIGTERM)
+    # As Slurm and Ctrl-C do: the whole group, loader workers too.
+    os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "run the same command to continue" in output

@@ -66,8 +66,8 @@ def prepare_emomusic(
     standard deviation of the training clips, ``mean_arousal`` and
     ``mean_valence`` the annotations from 1 to 9. r2 is the same for both.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Folder that holds ``clips_45seconds/`` and the annotations.
     manifest_folder : str or Path

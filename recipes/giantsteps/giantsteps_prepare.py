@@ -244,8 +244,8 @@ def prepare_giantsteps(
 ):
     """Writes train.csv, valid.csv and test.csv, unless they are there
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Holds the two repositories.
     manifest_folder : str or Path

@@ -89,8 +89,8 @@ def find_audio(data_folder):
 def prepare_gtzan(data_folder, manifest_folder):
     """Writes train.csv, valid.csv and test.csv, unless they are there
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Holds genres_original/ or genres/.
     manifest_folder : str or Path

@@ -75,8 +75,8 @@ CLIP_END = re.compile(r"-\d+-\d+\.mp3$")  # start and stop within the song
 def read_annotations(path):
     """Reads annotations_final.csv
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         Tab-separated, quoted: clip_id, a column of 0 and 1 a tag, mp3_path.
 
@@ -140,8 +140,8 @@ def clip_rows(clips, top_tags, prefix, keep_untagged, path_of_list):
 def prepare_magnatagatune(data_folder, manifest_folder, keep_untagged=False):
     """Writes train.csv, valid.csv, test.csv and labels.txt, once
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Holds annotations_final.csv and the folders 0 ... f.
     manifest_folder : str or Path

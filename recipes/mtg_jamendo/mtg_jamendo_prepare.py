@@ -69,8 +69,8 @@ EXPECTED = {  # rows of split-0
 def read_table(path):
     """Reads a table of tracks, whose lines have one column a tag
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : Path
         Tab-separated, with the columns of `HEADER`.
 
@@ -148,8 +148,8 @@ def prepare_mtg_jamendo(
 ):
     """Writes train.csv, valid.csv, test.csv and labels.txt, once
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Holds the tables and the audio.
     manifest_folder : str or Path

@@ -73,8 +73,8 @@ def prepare_nsynth(
 ):
     """Writes train.csv, valid.csv, test.csv (a row a note) and skipped.tsv.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Folder that holds ``nsynth-train``, ``nsynth-valid``, ``nsynth-test``.
     manifest_folder : str or Path

@@ -55,8 +55,8 @@ BROKEN_TRACKS = frozenset(
 def read_splits(path):
     """Read the official split of tracks.csv.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         A table with three header rows: group, column, name of the index.
 
@@ -91,8 +91,8 @@ def read_splits(path):
 def find_songs(root, use_all=False):
     """Return the `Songs` of FMA-large.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : Path
         Holds fma_large and fma_metadata.
     use_all : bool
@@ -133,8 +133,8 @@ def find_songs(root, use_all=False):
 def prepare_fma(data_folder, manifest_folder, use_all=False, **options):
     """Write the manifests of FMA-large.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder, manifest_folder : str or Path
         The unpacked dataset; where train.csv and valid.csv go.
     use_all : bool

@@ -19,8 +19,8 @@ from muselq_modules.song_manifests import Songs, prepare_songs, song_parser
 def find_songs(root):
     """Return the `Songs` of a folder and of all folders in it.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : Path
         The folder.
 
@@ -37,8 +37,8 @@ def find_songs(root):
 def prepare_folder(data_folder, manifest_folder, **options):
     """Write the manifests of a folder of songs.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder, manifest_folder : str or Path
         The songs; where train.csv and valid.csv go.
     **options

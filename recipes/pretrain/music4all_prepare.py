@@ -45,8 +45,8 @@ N_CLIPS = 109269
 def read_artists(path):
     """Read the artist of each clip from id_information.csv.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     path : str or Path
         The tab-separated table.
 
@@ -77,8 +77,8 @@ def read_artists(path):
 def find_songs(root):
     """Return the `Songs` of Music4All, grouped by artist.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     root : Path
         Holds audios and id_information.csv.
 
@@ -109,8 +109,8 @@ def find_songs(root):
 def prepare_music4all(data_folder, manifest_folder, **options):
     """Write the manifests of Music4All.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder, manifest_folder : str or Path
         The unpacked dataset; where train.csv and valid.csv go.
     **options

@@ -26,7 +26,11 @@ from muselq_modules.mel_statistics import load_or_measure, spread_over
 from muselq_modules.pretrained import save_encoder
 from muselq_modules.pretraining import PretrainBrain
 from muselq_modules.sampling import GlobalBatchSampler, accumulation_steps
-from muselq_modules.segments import SegmentDataset, SegmentManifest
+from muselq_modules.segments import (
+    SegmentDataset,
+    SegmentManifest,
+    ignore_stop_signals,
+)
 from muselq_modules.training_log import plot_curves
 
 PREPARE = {
@@ -84,6 +88,7 @@ def make_loaders(hparams, train, valid, rank, world_size):
         "num_workers": hparams["n_workers"],
         "collate_fn": SegmentDataset.collate,
         "persistent_workers": hparams["n_workers"] > 0,
+        "worker_init_fn": ignore_stop_signals,
         "pin_memory": torch.cuda.is_available(),
     }
     train_loader = DataLoader(

@@ -36,8 +36,8 @@ TIMBRES = ("sine", "square", "sawtooth", "bell")  # the index is the label
 def prepare_template(data_folder, manifest_folder):
     """Writes train.csv, valid.csv, test.csv (a row a file) and skipped.tsv.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Folder of audio; if there is none, or nothing in it, tones are made.
     manifest_folder : str or Path
@@ -112,8 +112,8 @@ def synthesise(folder, n_themes=40, sample_rate=24000):
 def tone(timbre, frequency_hz, time):
     """One note.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     timbre : str
         One of TIMBRES.
     frequency_hz : float

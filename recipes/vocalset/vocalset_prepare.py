@@ -90,8 +90,8 @@ def prepare_vocalset(
     silence on; a tail of at least 1 s is kept. No recording has chunks in two
     splits.
 
-    Arguments
-    ---------
+    Parameters
+    ----------
     data_folder : str or Path
         Folder that holds ``FULL/``.
     manifest_folder : str or Path

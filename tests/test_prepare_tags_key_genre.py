@@ -5,7 +5,7 @@ import importlib.util
 from collections import Counter
 from pathlib import Path
 
-import miniatures
+import miniatures_tags_key_genre as miniatures
 import pytest
 
 from muselq_modules import audio_scan

@@ -7,8 +7,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import miniatures
-import miniatures_c
+import miniatures_emotion_notes_voice as small
+import miniatures_tags_key_genre as miniatures
 import numpy as np
 import pytest
 
@@ -43,9 +43,18 @@ def write_tones(root):
 
 
 RECIPES = {
-    "emomusic": (miniatures_c.write_emomusic, emomusic.prepare_emomusic),
-    "nsynth": (miniatures_c.write_nsynth, nsynth.prepare_nsynth),
-    "vocalset": (miniatures_c.write_vocalset, vocalset.prepare_vocalset),
+    "emomusic": (
+        small.write_emomusic,
+        emomusic.prepare_emomusic,
+    ),
+    "nsynth": (
+        small.write_nsynth,
+        nsynth.prepare_nsynth,
+    ),
+    "vocalset": (
+        small.write_vocalset,
+        vocalset.prepare_vocalset,
+    ),
     "template": (write_tones, template.prepare_template),
 }
 
@@ -149,12 +158,15 @@ def test_counts_that_differ_are_one_warning(name, data, tmp_path, caplog):
 
 @pytest.mark.parametrize("annotations", [".", "annotations"])
 def test_emomusic(annotations, tmp_path):
-    root = miniatures_c.write_emomusic(tmp_path / "data", annotations)
+    root = small.write_emomusic(tmp_path / "data", annotations)
     emomusic.prepare_emomusic(root, tmp_path / "m")
     rows = manifests(tmp_path / "m")
-    gone = {miniatures_c.NO_CLIP, miniatures_c.NO_AUDIO}
+    gone = {
+        small.NO_CLIP,
+        small.NO_AUDIO,
+    }
     assert set(skipped(tmp_path / "m")) == gone
-    assert len(paths(rows)) == len(miniatures_c.SONGS) - len(gone)
+    assert len(paths(rows)) == len(small.SONGS) - len(gone)
     assert {row["ID"] for row in rows["test"]} == {
         f"clips_45seconds/{song}.mp3" for song in (3, 17, 19, 1000)
     }
@@ -165,9 +177,9 @@ def test_emomusic(annotations, tmp_path):
 
 
 def test_emomusic_targets_are_standardised(tmp_path):
-    root = miniatures_c.write_emomusic(tmp_path / "data")
-    miniatures.write_tone(root / miniatures_c.NO_CLIP, 300)
-    miniatures.write_tone(root / miniatures_c.NO_AUDIO, 310)
+    root = small.write_emomusic(tmp_path / "data")
+    miniatures.write_tone(root / small.NO_CLIP, 300)
+    miniatures.write_tone(root / small.NO_AUDIO, 310)
     emomusic.prepare_emomusic(root, tmp_path / "m")
     train = manifests(tmp_path / "m")["train"]
     for target in emomusic.TARGETS:
@@ -228,7 +240,7 @@ def test_emomusic_official_random_counts():
     ],
 )
 def test_emomusic_damaged_annotations(name, old, new, parts, tmp_path):
-    root = miniatures_c.write_emomusic(tmp_path / "data")
+    root = small.write_emomusic(tmp_path / "data")
     path = root / f"{name}.csv"
     text = path.read_bytes().decode()
     assert old in text
@@ -240,7 +252,7 @@ def test_emomusic_damaged_annotations(name, old, new, parts, tmp_path):
 
 @pytest.mark.parametrize("name", ["songs_info.csv", "static_annotations.csv"])
 def test_emomusic_missing_annotations(name, tmp_path):
-    root = miniatures_c.write_emomusic(tmp_path / "data")
+    root = small.write_emomusic(tmp_path / "data")
     (root / name).unlink()
     with pytest.raises(UserError) as error:
         emomusic.prepare_emomusic(root, tmp_path / "m")
@@ -287,7 +299,7 @@ def test_nsynth_options(data, tmp_path):
     ],
 )
 def test_nsynth_label_outside_the_list(key, value, part, tmp_path):
-    root = miniatures_c.write_nsynth(tmp_path / "data")
+    root = small.write_nsynth(tmp_path / "data")
     path = root / "nsynth-test/examples.json"
     notes = json.loads(path.read_text())
     name = next(iter(notes))
@@ -300,7 +312,7 @@ def test_nsynth_label_outside_the_list(key, value, part, tmp_path):
 
 @pytest.mark.parametrize("text", [None, '{"cut short": {"no', '{"a-1": {}}'])
 def test_nsynth_damaged_annotations(text, tmp_path):
-    root = miniatures_c.write_nsynth(tmp_path / "data")
+    root = small.write_nsynth(tmp_path / "data")
     path = root / "nsynth-valid/examples.json"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(UserError) as error:
@@ -359,7 +371,10 @@ def test_vocalset_chunks(data, tmp_path):
             if row["group"] == path
         ]
 
-    silent, tail = miniatures_c.LONG_SILENCE[0], miniatures_c.SHORT_TAIL[0]
+    silent, tail = (
+        small.LONG_SILENCE[0],
+        small.SHORT_TAIL[0],
+    )
     expected = [(1.0, 4.0), (4.0, 7.0), (7.0, 8.5)]
     assert np.allclose(spans(silent), expected, atol=0.03)
     assert spans(tail) == [(0.0, 3.0)]
@@ -397,7 +412,7 @@ def test_vocalset_shares_the_scan(data, tmp_path):
 
 
 def test_vocalset_unknown_singer(tmp_path):
-    root = miniatures_c.write_vocalset(tmp_path / "data")
+    root = small.write_vocalset(tmp_path / "data")
     (root / "FULL/male11").rename(root / "FULL/male12")
     with pytest.raises(UserError) as error:
         vocalset.prepare_vocalset(root, tmp_path / "m")
@@ -411,7 +426,7 @@ def test_vocalset_unknown_option(data, tmp_path):
 
 
 def test_vocalset_without_test_singers(tmp_path):
-    root = miniatures_c.write_vocalset(tmp_path / "data", "female1 male1")
+    root = small.write_vocalset(tmp_path / "data", "female1 male1")
     with pytest.raises(UserError) as error:
         vocalset.prepare_vocalset(root, tmp_path / "m")
     one_sentence(error, "test", root)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from miniatures import CORRUPT, write_text, write_tone
+from miniatures_tags_key_genre import CORRUPT, write_text, write_tone
 
 # -- EmoMusic -----------------------------------------------------------------
 

@@ -37,6 +37,8 @@ from muselq_modules.step_sums import StepSums
 from muselq_modules.training_log import TrainingLog, plot_curves
 
 logger = logging.getLogger(__name__)
+# Music with normalised mels uses hundreds of the 8192 codes.
+COLLAPSED_PERPLEXITY = 50
 
 
 @register_checkpoint_hooks
@@ -47,7 +49,7 @@ class PretrainBrain(sb.Brain):
     a pre-training YAML. :meth:`prepare_run` must be called before ``fit``.
     """
 
-    def prepare_run(self, sampler, manifest):
+    def prepare_run(self, sampler, manifest, targets):
         """Connect the data.
 
         Parameters
@@ -56,6 +58,8 @@ class PretrainBrain(sb.Brain):
             Sampler of the training loader.
         manifest : SegmentManifest
             Names the examples in messages; its digest identifies the data.
+        targets : dict
+            From :func:`muselq_modules.mel_statistics.measure_targets`.
         """
         if self.precision == "fp16":
             raise UserError(
@@ -87,6 +91,14 @@ class PretrainBrain(sb.Brain):
         self.log = TrainingLog(
             self.hparams.output_folder, self.hparams.tensorboard
         )
+        self.majority_token = targets["majority_token"]
+        if targets["perplexity"] < COLLAPSED_PERPLEXITY:
+            logger.warning(
+                "The training data uses few tokens (perplexity %.1f of %d): "
+                "look at mel_statistics.json and at the audio.",
+                targets["perplexity"],
+                self.tokenizer.codebook_size,
+            )
         self.bad_steps = self.bad_files = self.validated = 0
         self.stop_signal = None
 
@@ -243,7 +255,7 @@ class PretrainBrain(sb.Brain):
             "epoch": round(position / self.sampler.n_examples, 3),
             **totals.as_record(),
             "learning_rate": learning_rate,
-            "gradient_norm": norm if math.isfinite(norm) else None,
+            "gradient_norm": norm,
             "skipped": skipped,
             "audio_hours_per_s": totals.audio_s / 3600 / elapsed,
             "seconds": elapsed,
@@ -281,7 +293,9 @@ class PretrainBrain(sb.Brain):
             logger.info("Resuming after step %d", self.optimizer_step)
         if if_main_process():
             self.log.resume(self.optimizer_step, self.validated)
-        self.sums = StepSums(self.tokenizer.codebook_size, self.device)
+        self.sums = StepSums(
+            self.tokenizer.codebook_size, self.device, self.majority_token
+        )
         self.last_checkpoint = self.last_time = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)

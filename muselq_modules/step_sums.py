@@ -31,6 +31,9 @@ class StepTotals:
         What any rank asked for.
     health : dict
         See :func:`muselq_modules.tokenizer.token_health`.
+    majority_share : float
+        Accuracy of always guessing the most frequent token of the training
+        data.
     """
 
     token_loss: float
@@ -40,6 +43,7 @@ class StepTotals:
     audio_s: float
     requests: list
     health: dict
+    majority_share: float
 
     @property
     def loss(self):
@@ -54,8 +58,9 @@ class StepTotals:
             "token_loss": self.token_loss / count,
             "mel_loss": self.mel_loss / count,
             "masked_accuracy": self.n_correct / count,
-            "majority_baseline": self.health["top1_share"],
+            "majority_baseline": self.majority_share,
             "token_perplexity": self.health["perplexity"],
+            "token_top1_share": self.health["top1_share"],
             "masked_tokens": int(self.n_masked),
         }
 
@@ -69,11 +74,13 @@ class StepSums:
         Number of tokens.
     device : str or torch.device
         Where the sums live.
+    majority_token : int
+        The most frequent token of the training data.
 
     Example
     -------
     >>> from muselq_modules.segments import SegmentBatch
-    >>> sums = StepSums(4, "cpu")
+    >>> sums = StepSums(4, "cpu", majority_token=3)
     >>> batch = SegmentBatch(None, torch.tensor([48000]), [0], [7], [])
     >>> one = torch.tensor(1.0)
     >>> sums.add(torch.tensor([3, 3]), 2 * one, 4 * one, one, batch)
@@ -82,7 +89,10 @@ class StepSums:
     (3.0, 0.5, 1.0)
     """
 
-    def __init__(self, codebook_size, device, sample_rate=24000):
+    def __init__(
+        self, codebook_size, device, majority_token, sample_rate=24000
+    ):
+        self.majority_token = majority_token
         self.sample_rate = sample_rate
         self.values = torch.zeros(N_SUMS, device=device)
         self.tokens = torch.zeros(codebook_size, device=device)
@@ -147,8 +157,11 @@ class StepSums:
         everything = everything.cpu()
         sums = everything[:N_SUMS].tolist()
         stop = N_SUMS + len(requests)
+        tokens = everything[stop:]
         return StepTotals(
             *sums,
             requests=[value > 0 for value in everything[N_SUMS:stop].tolist()],
-            health=token_health(everything[stop:]),
+            health=token_health(tokens),
+            majority_share=float(tokens[self.majority_token])
+            / max(1.0, float(tokens.sum())),
         )

@@ -116,8 +116,7 @@ def token_health(counts):
     -------
     dict
         ``perplexity`` (the number of equally likely tokens with the same
-        entropy) and ``top1_share`` (share of the most frequent token: the
-        accuracy of always guessing it, the majority baseline).
+        entropy) and ``top1_share`` (share of the most frequent token).
 
     Example
     -------

@@ -1,6 +1,7 @@
 """One JSON line a step, TensorBoard, and a picture of the curves."""
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -61,6 +62,13 @@ class TrainingLog:
 
     def write(self, record):
         """Write one record; ``kind`` is ``train`` or ``valid``."""
+        # JSON knows neither NaN nor infinity, which a skipped step has.
+        record = {
+            name: None
+            if isinstance(value, float) and not math.isfinite(value)
+            else value
+            for name, value in record.items()
+        }
         self._stream.write(json.dumps(record) + "\n")
         if self._events is None:
             return

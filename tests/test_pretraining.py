@@ -30,7 +30,12 @@ def manifests(tmp_path_factory):
 def uninterrupted(tmp_path_factory, manifests):
     """A finished run and its folder."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    code, output = run(folder, manifest_folder=manifests, encoder=RANDOM_LAYERS)
+    code, output = run(
+        folder,
+        manifest_folder=manifests,
+        encoder=RANDOM_LAYERS,
+        tensorboard=True,
+    )
     assert code == 0, output
     return folder
 
@@ -59,7 +64,9 @@ def test_run_folder_holds_the_record(uninterrupted):
         "curves.png",
         "encoder",
         "save",
+        "tensorboard",
     }
+    assert list((uninterrupted / "tensorboard").glob("events*"))
     steps = [r["step"] for r in trace(uninterrupted) if r["kind"] == "train"]
     assert steps == list(range(1, 9))
     valid = [r["step"] for r in trace(uninterrupted) if r["kind"] == "valid"]

@@ -22,7 +22,12 @@ from torch.utils.data import DataLoader
 from muselq_modules.checkpoints import AtomicCheckpointer
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.experiment import load_experiment, start_experiment
-from muselq_modules.mel_statistics import load_or_measure, spread_over
+from muselq_modules.mel_statistics import (
+    load_or_measure,
+    measure_statistics,
+    measure_targets,
+    spread_over,
+)
 from muselq_modules.pretrained import save_encoder
 from muselq_modules.pretraining import PretrainBrain
 from muselq_modules.sampling import GlobalBatchSampler, accumulation_steps
@@ -114,15 +119,28 @@ def make_brain(experiment, brain_class=PretrainBrain):
     train, valid = prepare_data(hparams)
 
     log_mel = hparams["encoder"].log_mel
-    measure = {
-        "path": folder / "mel_statistics.json",
+    tokenizer = hparams["tokenizer"]["tokenizer"]
+    options = {
         "log_mel": log_mel,
         "manifest": train,
         "n_segments": hparams["statistics_segments"],
         "n_workers": hparams["n_workers"],
     }
-    statistics = run_on_main(load_or_measure, kwargs=measure)
+    statistics = run_on_main(
+        load_or_measure,
+        [folder / "mel_statistics.json", measure_statistics],
+        options,
+    )
     log_mel.set_statistics(statistics["mean"], statistics["std"])
+    targets = run_on_main(
+        load_or_measure,
+        [folder / "targets.json", measure_targets],
+        {
+            **options,
+            "stacking": hparams["features"]["stacking"],
+            "tokenizer": tokenizer,
+        },
+    )
 
     sampler, train_loader, valid_loader = make_loaders(
         hparams, train, valid, rank, world_size
@@ -134,14 +152,11 @@ def make_brain(experiment, brain_class=PretrainBrain):
         run_opts=experiment.run_opts,
         checkpointer=AtomicCheckpointer(
             folder / "save",
-            {
-                "model": hparams["model"],
-                "tokenizer": hparams["tokenizer"]["tokenizer"],
-            },
+            {"model": hparams["model"], "tokenizer": tokenizer},
             keep=hparams["checkpoints_to_keep"],
         ),
     )
-    brain.prepare_run(sampler, train)
+    brain.prepare_run(sampler, train, targets)
     return brain, (train_loader, valid_loader)
 
 

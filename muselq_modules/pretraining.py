@@ -32,7 +32,8 @@ from tqdm import tqdm
 
 from muselq_modules.errors import UserError
 from muselq_modules.losses import masked_losses
-from muselq_modules.masking import example_generator, masked_frames
+from muselq_modules.masked_inputs import InputMasker
+from muselq_modules.masking import example_generator
 from muselq_modules.step_sums import StepSums
 from muselq_modules.training_log import TrainingLog, plot_curves
 
@@ -71,18 +72,15 @@ class PretrainBrain(sb.Brain):
         self.world_size = sampler.world_size
         self.model = self.modules.model
         self.tokenizer = self.hparams.tokenizer["tokenizer"].to(self.device)
-        self.masking = self.hparams.masking["masking"]
-        self.stacking = self.hparams.features["stacking"]
         self.schedule = self.hparams.optimisation["schedule"]
         encoder = self.model.encoder
-        self.log_mel = encoder.log_mel
-        self.token_samples = encoder.token_samples
-        if self.masking.token_samples != self.token_samples:
-            raise UserError(
-                f"masking has {self.masking.token_samples} samples a token and "
-                f"the encoder {self.token_samples}: set token_samples in "
-                "hparams/blocks/time_masking.yaml."
-            )
+        self.masker = InputMasker(
+            self.hparams.masking["masking"],
+            encoder.log_mel,
+            self.hparams.features["stacking"],
+            self.tokenizer,
+            encoder.token_samples,
+        )
         self.n_tokens = sampler.local_batch * round(
             manifest.segment_s * encoder.token_rate_hz
         )
@@ -105,60 +103,24 @@ class PretrainBrain(sb.Brain):
     # ------------------------------------------------------------ the step
 
     def compute_forward(self, batch, stage):
-        """Predictions and targets at the masked positions of a batch."""
-        n_tokens = batch.n_samples // self.token_samples
-        time_steps = batch.wav.shape[1] // self.token_samples
-        # Masks and indices are made on the CPU: a boolean index on the GPU
-        # would wait for it.
-        token_mask = self.masking.draw(
-            n_tokens, batch.epochs, batch.examples, time_steps
-        )
-        clips, frames = masked_frames(
-            token_mask,
-            self.log_mel.n_fft,
-            self.log_mel.hop_samples,
-            self.token_samples,
-        )
-        masked = token_mask.flatten().nonzero().squeeze(1)
-        padding_mask = None
-        if int(n_tokens.min()) < time_steps:
-            padding_mask = torch.arange(time_steps) >= n_tokens.unsqueeze(1)
-            padding_mask = self._to_device(padding_mask)
-        wav = self._to_device(batch.wav)
-        masked = self._to_device(masked)
-        with torch.no_grad():
-            mels = self.log_mel(wav)
-            hidden_wav = self.masking(
-                wav, self._to_device(token_mask), batch.epochs, batch.examples
-            )
-            masked_mels = self.log_mel.refresh(
-                mels,
-                hidden_wav,
-                self._to_device(clips),
-                self._to_device(frames),
-            )
-            targets = self.stacking(mels).flatten(0, 1)
-            targets = targets.index_select(0, masked)
-            tokens = self.tokenizer(targets)
+        """Predictions at the masked positions of a batch, and its targets."""
+        inputs = self.masker(batch, self.device)
         # Validation goes around DDP: ranks may have unequal numbers of
         # batches, and nothing is to be synchronised.
         train = stage == sb.Stage.TRAIN
         model = self.modules.model if train else self.model
-        logits, mel_prediction = model(masked_mels, padding_mask, masked)
-        return logits, tokens, mel_prediction, targets
-
-    def _to_device(self, tensor):
-        return tensor.to(self.device, non_blocking=True)
+        predictions = model(inputs.mels, inputs.padding_mask, inputs.masked)
+        return predictions, inputs
 
     def compute_objectives(self, predictions, batch, stage):
         """Loss of a micro-batch, scaled by a constant (see optimizers_step)."""
-        logits, tokens, mel_prediction, targets = predictions
+        (logits, mel_prediction), inputs = predictions
         token_loss, mel_loss, n_correct = masked_losses(
-            logits, tokens, mel_prediction, targets
+            logits, inputs.tokens, mel_prediction, inputs.targets
         )
         loss = token_loss + self.hparams.mel_loss_weight * mel_loss
         self.sums.add(
-            tokens,
+            inputs.tokens,
             token_loss.detach(),
             mel_loss.detach(),
             n_correct,

@@ -21,7 +21,7 @@ LAYERS = [
     "encoder model",
     # data
     "preparation manifests song_manifests segments sampling mel_statistics",
-    "step_sums training_log metrics bootstrap",
+    "masked_inputs step_sums training_log metrics bootstrap",
     # runs
     "configuration overrides command_line ranks run_record checkpoints",
     "experiment pretrained baselines embedding_cache embeddings",

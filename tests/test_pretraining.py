@@ -279,10 +279,9 @@ def test_unreadable_segments_are_left_out_up_to_a_limit(make_brain):
 
 def test_nothing_masked_is_a_step_without_gradient(make_brain, monkeypatch):
     brain, loaders = make_brain(n_steps=3, valid_interval=3)
-    draw = brain.masking.draw
-    monkeypatch.setattr(
-        brain.masking, "draw", lambda *a: torch.zeros_like(draw(*a))
-    )
+    masking = brain.masker.masking
+    draw = masking.draw
+    monkeypatch.setattr(masking, "draw", lambda *a: torch.zeros_like(draw(*a)))
     brain.fit(brain.rounds(), *loaders)
     assert brain.record["masked_tokens"] == 0
     assert not brain.record["skipped"]

@@ -1,5 +1,6 @@
 """One JSON line a step, TensorBoard, and a picture of the curves."""
 
+import itertools
 import json
 import math
 import os
@@ -143,7 +144,8 @@ def plot_curves(folder):
         for colour, name in zip(("C0", "C1"), names):
             label = name.replace("_", " ")
             steps, values = _column(train, name)
-            axes.plot(steps, values, colour, alpha=0.5, label=label)
+            axes.plot(steps, values, colour, alpha=0.15)
+            axes.plot(steps, _smooth(values), colour, label=label)
             steps, values = _column(valid, name)
             if steps:
                 axes.plot(
@@ -158,6 +160,17 @@ def plot_curves(folder):
     figure.savefig(unfinished, dpi=110)
     os.replace(unfinished, target)
     return target
+
+
+def _smooth(values):
+    """Mean over the last hundredth of the run, at each step."""
+    window = max(1, len(values) // 100)
+    sums = list(itertools.accumulate(values, initial=0.0))
+    starts = [max(0, stop - window) for stop in range(1, len(values) + 1)]
+    return [
+        (sums[stop] - sums[start]) / (stop - start)
+        for stop, start in enumerate(starts, start=1)
+    ]
 
 
 def _column(records, name):

@@ -1,6 +1,5 @@
 """Prepare scripts of emomusic, nsynth, vocalset and template"""
 
-import csv
 import importlib.util
 import json
 import shutil
@@ -11,14 +10,13 @@ import miniatures_emotion_notes_voice as small
 import miniatures_tags_key_genre as miniatures
 import numpy as np
 import pytest
+from prepare_checks import SPLITS, manifests, one_sentence, read_tsv, skipped
 
 from muselq_modules import audio_scan
 from muselq_modules.errors import UserError
-from muselq_modules.preparation import read_csv
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = ROOT.parent / "shared" / "annotations"
-SPLITS = ("train", "valid", "test")
 
 
 def load(recipe, root=ROOT / "recipes"):
@@ -76,44 +74,12 @@ def data(tmp_path_factory):
     return {name: write(root / name) for name, (write, _) in RECIPES.items()}
 
 
-def manifests(folder):
-    """{split: rows}, checked for what holds of every recipe"""
-    rows = {split: read_csv(folder / f"{split}.csv") for split in SPLITS}
-    everything = sum(rows.values(), [])
-    ids = Counter(row["ID"] for row in everything)
-    assert max(ids.values()) == 1
-    groups = [{row["group"] for row in rows[split]} for split in SPLITS]
-    assert all(groups)
-    assert sum(map(len, groups)) == len(set.union(*groups))
-    assert not any(Path(row["path"]).is_absolute() for row in everything)
-    assert all(float(row["duration"]) >= 1 for row in everything)
-    return rows
-
-
-def read_tsv(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
-def skipped(folder):
-    rows = read_tsv(folder / "skipped.tsv")
-    return {row["path"]: row["reason"] for row in rows}
-
-
 def counts(rows):
     return [len(rows[split]) for split in SPLITS]
 
 
 def paths(rows):
     return {row["path"] for split in SPLITS for row in rows[split]}
-
-
-def one_sentence(error, *parts):
-    """The message is one line that names these parts"""
-    text = str(error.value)
-    assert "\n" not in text
-    for part in parts:
-        assert str(part) in text
 
 
 # -- All recipes --------------------------------------------------------------

@@ -6,7 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 import miniatures_tags_key_genre as miniatures
+import prepare_checks
 import pytest
+from prepare_checks import SPLITS, one_sentence, skipped
 
 from muselq_modules import audio_scan
 from muselq_modules.errors import UserError
@@ -14,7 +16,6 @@ from muselq_modules.preparation import read_csv
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = ROOT.parent / "shared" / "annotations"
-SPLITS = ("train", "valid", "test")
 
 
 def load(recipe):
@@ -70,34 +71,15 @@ def data(tmp_path_factory):
 
 
 def manifests(folder):
-    """{split: rows}, checked for what holds of every recipe"""
-    rows = {split: read_csv(folder / f"{split}.csv") for split in SPLITS}
-    everything = sum(rows.values(), [])
-    ids = Counter(row["ID"] for row in everything)
-    assert max(ids.values()) == 1
-    assert all(1 < float(row["duration"]) < 2 for row in everything)
-    groups = [{row["group"] for row in rows[split]} for split in SPLITS]
-    assert sum(map(len, groups)) == len(set.union(*groups))
-    assert not any(Path(row["path"]).is_absolute() for row in everything)
+    """{split: rows} of clips that last between 1 and 2 s"""
+    rows = prepare_checks.manifests(folder)
+    for row in sum(rows.values(), []):
+        assert 1 < float(row["duration"]) < 2
     return rows
-
-
-def skipped(folder):
-    lines = (folder / "skipped.tsv").read_text().splitlines()
-    assert lines[0] == "path\treason"
-    return dict(line.split("\t") for line in lines[1:])
 
 
 def counts(rows):
     return {split: len(rows[split]) for split in SPLITS}
-
-
-def one_sentence(error, *parts):
-    """The message is one line that names these parts"""
-    text = str(error.value)
-    assert "\n" not in text
-    for part in parts:
-        assert str(part) in text
 
 
 # -- All recipes --------------------------------------------------------------

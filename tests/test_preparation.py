@@ -228,8 +228,20 @@ def test_scan_resumes_and_sees_changes(tmp_path, monkeypatch):
 
 
 SCRIPT = """
+import os, time
+from muselq_modules import audio_scan
 from muselq_modules.errors import exits_cleanly
 from muselq_modules.preparation import find_audio, scan_audio
+
+run_parallel = audio_scan.run_parallel
+
+def paused(*arguments):
+    # However fast the machine, there is time to interrupt.
+    for result in run_parallel(*arguments):
+        time.sleep(float(os.environ["PAUSE_S"]))
+        yield result
+
+audio_scan.run_parallel = paused
 
 @exits_cleanly
 def main():
@@ -252,7 +264,7 @@ def test_interrupted_scan_continues(tmp_path):
     command = {
         "args": [sys.executable, "scan.py"],
         "cwd": tmp_path,
-        "env": os.environ | {"PYTHONPATH": path},
+        "env": os.environ | {"PYTHONPATH": path, "PAUSE_S": "0.1"},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
         "text": True,
@@ -269,6 +281,7 @@ def test_interrupted_scan_continues(tmp_path):
     assert "Traceback" not in errors and "Interrupted" in errors
     done = cache.read_text().count("frames")
     assert 1 < done < 80
+    command["env"]["PAUSE_S"] = "0"
     again = subprocess.run(**command, timeout=60)
     assert again.stdout.strip() == "80"
     assert cache.read_text().count("frames") == 80

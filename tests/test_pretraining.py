@@ -115,7 +115,7 @@ def test_sigterm_saves_and_resumes(tmp_path, manifests, uninterrupted):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
     assert "run the same command to continue" in output
-    assert len(list((tmp_path / "save").glob("CKPT+*"))) == 1
+    assert list((tmp_path / "save").glob("CKPT+*"))
     assert run(tmp_path, **options)[0] == 0
     assert trace(tmp_path) == trace(uninterrupted)
 

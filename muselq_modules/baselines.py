@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torchaudio.functional import create_dct
 
-from muselq_modules.encoder import EncoderOutput
+from muselq_modules.encoder import EncoderOutput, choose_layers
 from muselq_modules.features import LogMel
+from muselq_modules.waveforms import as_waveforms
 
 
 class Baseline(nn.Module):
@@ -24,7 +25,7 @@ class Baseline(nn.Module):
     Example
     -------
     >>> encoder = MelBaseline()
-    >>> out = encoder(torch.randn(2, 24000), torch.tensor([1.0, 0.5]))
+    >>> out = encoder(torch.randn(2, 24000), 24000, torch.tensor([1.0, 0.5]))
     >>> out.hidden_states[-1].shape, out.lengths.tolist()
     (torch.Size([2, 100, 128]), [100, 50])
     >>> encoder.pool(out).shape
@@ -49,18 +50,28 @@ class Baseline(nn.Module):
         settings = f"{self.name} {self.dim} {self.sample_rate} version 1"
         return hashlib.sha256(settings.encode()).hexdigest()
 
-    def forward(self, wav, lengths=None):
-        """Frames of ``wav`` ``[batch, samples]``, as an `EncoderOutput`."""
-        n_samples = torch.full((len(wav),), wav.shape[1], device=wav.device)
-        if lengths is not None:
-            n_samples = (lengths.double() * wav.shape[1]).round().long()
-            n_samples = n_samples.to(wav.device)
-            padded = torch.arange(wav.shape[1], device=wav.device)
-            wav = wav.masked_fill(padded >= n_samples[:, None], 0.0)
+    def forward(
+        self, wav, sample_rate=None, lengths=None, layers=None, resample=False
+    ):
+        """Frames of ``wav`` ``[batch, samples]``; as `MusicEncoder.forward`."""
+        chosen = choose_layers(layers, self.n_layers)
+        device = next(self.buffers()).device
+        wav, n_samples = as_waveforms(
+            wav, sample_rate, self.sample_rate, lengths, resample, device
+        )
         if wav.shape[1] < self.hop_samples:
             wav = nn.functional.pad(wav, (0, self.hop_samples - wav.shape[1]))
         n_frames = (n_samples // self.hop_samples).clamp_min(1)
-        return EncoderOutput([self.frames(wav)], n_frames)
+        frames = self.frames(wav)
+        # Frame i is that of a window around sample i * hop_samples.
+        times = torch.arange(frames.shape[1]).double() / self.token_rate_hz
+        return EncoderOutput(
+            [frames for _ in chosen],
+            chosen,
+            n_frames,
+            self.token_rate_hz,
+            times,
+        )
 
     def pool(self, out):
         """Mean and deviation over valid frames, ``[batch, 1, 2 * dim]``."""

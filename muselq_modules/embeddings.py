@@ -136,7 +136,7 @@ def _describe(encoder, windows, data_folder, layers, frames):
 
 
 def pool(encoder, out):
-    """Pooled hidden states of all layers, ``[batch, layer, dim]``.
+    """Pooled hidden states of an output, ``[batch, layer, dim]``.
 
     The mean over valid tokens, unless the encoder has a ``pool`` of its own.
     """
@@ -218,10 +218,12 @@ def _encode(encoder, wavs, n_samples, index, device):
     """Embeddings ``[window, row, layer, dim]`` and tokens of a batch."""
     lengths = None
     if not (n_samples == wavs.shape[1]).all():
-        lengths = (n_samples / wavs.shape[1]).to(device)
-    out = encoder(wavs.to(device), lengths)
+        lengths = n_samples / wavs.shape[1]
+    out = encoder(
+        wavs.to(device), encoder.sample_rate, lengths, index["layers"]
+    )
     if index["frames"]:
-        states = torch.stack(out.hidden_states, 2)[:, :, index["layers"]]
+        states = torch.stack(out.hidden_states, 2)
     else:
-        states = pool(encoder, out)[:, index["layers"]].unsqueeze(1)
+        states = pool(encoder, out).unsqueeze(1)
     return states.float().cpu().numpy(), out.lengths.cpu().numpy()

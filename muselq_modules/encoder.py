@@ -7,6 +7,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from muselq_modules.errors import UserError
+from muselq_modules.waveforms import as_waveforms
+
 
 @dataclass
 class EncoderOutput:
@@ -15,14 +18,70 @@ class EncoderOutput:
     Attributes
     ----------
     hidden_states : list of torch.Tensor
-        n_layers + 1 tensors [batch, time, dim]: [0] after subsampling, [i]
-        after layer i, [-1] the last one, normalised.
+        One tensor [batch, time, dim] for each of ``layers``.
+    layers : list of int
+        Their numbers: 0 after subsampling, i after layer i, n_layers the last
+        one, normalised.
     lengths : torch.Tensor
         Valid tokens of each clip, int64 [batch].
+    token_rate_hz : float
+        Tokens a second.
+    times : torch.Tensor
+        Seconds from the start of the clip to the centre of each token,
+        float64 [time], on the CPU.
     """
 
     hidden_states: list
+    layers: list
     lengths: torch.Tensor
+    token_rate_hz: float
+    times: torch.Tensor = None
+
+    def __post_init__(self):
+        if self.times is None:
+            tokens = torch.arange(self.hidden_states[0].shape[1])
+            self.times = (tokens.double() + 0.5) / self.token_rate_hz
+
+
+def choose_layers(layers, n_layers):
+    """Numbers of the hidden states that are asked for.
+
+    Parameters
+    ----------
+    layers : list of int, int or None
+        0 = after subsampling ... ``n_layers`` = last; negative numbers count
+        from the end; None is all.
+    n_layers : int
+        Layers of the encoder.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    UserError
+        For a layer that the encoder does not have.
+
+    Example
+    -------
+    >>> choose_layers([-1, 0], 12), choose_layers(None, 2)
+    ([12, 0], [0, 1, 2])
+    """
+    if layers is None:
+        return list(range(n_layers + 1))
+    if isinstance(layers, int):
+        layers = [layers]
+    try:
+        chosen = [range(n_layers + 1)[layer] for layer in layers]
+    except (IndexError, TypeError):
+        chosen = []
+    if not chosen:
+        raise UserError(
+            f"layers {layers} does not exist: give a list of numbers from 0 "
+            f"(after subsampling) to {n_layers} (last), or -1 for the last."
+        )
+    return chosen
 
 
 class MusicEncoder(nn.Module):
@@ -63,9 +122,11 @@ class MusicEncoder(nn.Module):
     ...     dim=32,
     ...     n_layers=2,
     ... )
-    >>> output = encoder(torch.randn(1, 48000))
+    >>> output = encoder(torch.randn(1, 48000), sample_rate=24000)
     >>> len(output.hidden_states), output.hidden_states[-1].shape
     (3, torch.Size([1, 50, 32]))
+    >>> output.token_rate_hz, output.times[:3].tolist()
+    (25.0, [0.02, 0.06, 0.1])
     """
 
     def __init__(
@@ -117,43 +178,62 @@ class MusicEncoder(nn.Module):
             digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def forward(self, wav, lengths=None):
+    def forward(
+        self, wav, sample_rate=None, lengths=None, layers=None, resample=False
+    ):
         """Encode waveforms.
 
         Parameters
         ----------
-        wav : torch.Tensor
-            Waveforms [batch, samples] at :attr:`sample_rate`.
+        wav : torch.Tensor or numpy.ndarray
+            Mono waveforms [batch, samples] between -1 and 1, or one clip
+            [samples]; see :func:`~muselq_modules.waveforms.as_waveforms`.
+        sample_rate : int
+            Rate of ``wav`` in Hz. Another one than :attr:`sample_rate` is
+            refused.
         lengths : torch.Tensor, optional
             Relative length of each clip in (0, 1] [batch] (SpeechBrain's
             convention); None when nothing is padded.
+        layers : list of int, optional
+            Hidden states to return, 0 = after subsampling ... n_layers =
+            last, negative numbers from the end; all by default. Layers above
+            the highest are not computed.
+        resample : bool
+            Resample ``wav`` when its rate is another, instead of refusing.
 
         Returns
         -------
         EncoderOutput
             Hidden states [batch, time, dim] and valid tokens. A clip shorter
             than a token still gives one.
+
+        Raises
+        ------
+        UserError
+            For a missing or another sample rate, and what is no audio.
         """
-        samples = wav.shape[1]
-        if lengths is None:
-            n_samples = torch.full((len(wav),), samples, device=wav.device)
-        else:
-            n_samples = (lengths.double() * samples).round().long()
-            n_samples = n_samples.to(wav.device)
-            beyond = torch.arange(samples, device=wav.device)
-            wav = wav.masked_fill(beyond >= n_samples.unsqueeze(1), 0.0)
+        chosen = choose_layers(layers, self.n_layers)
+        wav, n_samples = as_waveforms(
+            wav,
+            sample_rate,
+            self.sample_rate,
+            lengths,
+            resample,
+            self.norm.weight.device,
+        )
         n_tokens = (n_samples // self.token_samples).clamp_min(1)
-        if samples < self.token_samples:
-            wav = nn.functional.pad(wav, (0, self.token_samples - samples))
+        if wav.shape[1] < self.token_samples:
+            missing = self.token_samples - wav.shape[1]
+            wav = nn.functional.pad(wav, (0, missing))
         padding_mask = None
         if lengths is not None:
             time = wav.shape[1] // self.token_samples
             steps = torch.arange(time, device=wav.device)
             padding_mask = steps >= n_tokens.unsqueeze(1)
-        states = self.encode(self.log_mel(wav), padding_mask, all_layers=True)
-        return EncoderOutput(states, n_tokens)
+        states = self.encode(self.log_mel(wav), padding_mask, chosen)
+        return EncoderOutput(states, chosen, n_tokens, self.token_rate_hz)
 
-    def encode(self, mels, padding_mask=None, all_layers=False):
+    def encode(self, mels, padding_mask=None, layers=None):
         """Encode normalised log-mel frames.
 
         Parameters
@@ -162,29 +242,32 @@ class MusicEncoder(nn.Module):
             Frames [batch, frames, n_mels] at 100 Hz.
         padding_mask : torch.Tensor, optional
             bool [batch, time] over tokens, True where padded.
-        all_layers : bool
-            Return a list of all hidden states instead of the last.
+        layers : list of int, optional
+            Return a list of these hidden states instead of the last one.
 
         Returns
         -------
         torch.Tensor or list of torch.Tensor
             [batch, time, dim]; see :class:`EncoderOutput`.
         """
+        wanted = [self.n_layers] if layers is None else layers
         factor = self.subsampling.factor
         mels = mels[:, : mels.shape[1] // factor * factor]
         x = self.subsampling(mels, padding_mask)
-        states = [x]
-        for layer in self.layers:
+        states = {0: x}
+        for number, layer in enumerate(self.layers, start=1):
+            if number > max(wanted):
+                break
             if self.training and torch.rand(()) < self.layer_drop:
                 pass  # the layer is skipped; its input is its output
             elif self.training and self.checkpoint_activations:
                 x = checkpoint(layer, x, padding_mask, use_reentrant=False)
             else:
                 x = layer(x, padding_mask)
-            if all_layers:
-                states.append(x)
-        x = self.norm(x)
-        if not all_layers:
-            return x
-        states[-1] = x
-        return states
+            if number in wanted:
+                states[number] = x
+        if self.n_layers in wanted:
+            states[self.n_layers] = self.norm(x)
+        if layers is None:
+            return states[self.n_layers]
+        return [states[number] for number in layers]

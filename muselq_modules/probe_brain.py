@@ -84,7 +84,8 @@ class ProbeBrain(sb.core.Brain):
         """Logits ``[head, window, output]`` of a batch of windows."""
         x = batch[0].to(self.device)
         if self.encoder is not None:
-            out = self.modules.encoder(x, batch[2].to(self.device))
+            rate = self.encoder.sample_rate
+            out = self.modules.encoder(x, rate, batch[2])
             x = self.embed(pool(self.encoder, out))[None]
         elif stage == Stage.TRAIN:
             # [seed, window, ...]: the heads of a seed read the same windows.

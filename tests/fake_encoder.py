@@ -4,7 +4,8 @@ import hashlib
 
 import torch
 
-from muselq_modules.encoder import EncoderOutput
+from muselq_modules.encoder import EncoderOutput, choose_layers
+from muselq_modules.waveforms import as_waveforms
 
 
 class FakeEncoder(torch.nn.Module):
@@ -24,16 +25,23 @@ class FakeEncoder(torch.nn.Module):
         values = self.weight.detach().cpu().numpy().tobytes()
         return hashlib.sha256(values).hexdigest()
 
-    def forward(self, wav, lengths=None):
+    def forward(
+        self, wav, sample_rate=None, lengths=None, layers=None, resample=False
+    ):
         """Hidden states and valid tokens; nothing crosses tokens."""
         self.calls += 1
-        n = torch.full((len(wav),), wav.shape[1])
-        if lengths is not None:
-            n = (lengths.double() * wav.shape[1]).round().long()
+        chosen = choose_layers(layers, self.n_layers)
+        device = self.weight.device
+        wav, n = as_waveforms(
+            wav, sample_rate, self.sample_rate, lengths, resample, device
+        )
         tokens = (n // 960).clamp_min(1)
         wav = torch.nn.functional.pad(wav, (0, max(0, 960 - wav.shape[1])))
         frames = wav[:, : wav.shape[1] // 960 * 960].unflatten(1, (-1, 960))
         parts = torch.stack([frames.mean(-1), frames.square().mean(-1)], -1)
         return EncoderOutput(
-            [torch.tanh(parts @ w) for w in self.weight], tokens
+            [torch.tanh(parts @ self.weight[i]) for i in chosen],
+            chosen,
+            tokens,
+            self.token_rate_hz,
         )

@@ -102,7 +102,7 @@ def test_cached_equals_uncached_and_single(audio, tmp_path):
             start,
             dtype="float32",
         )
-        expected = pool(encoder, encoder(torch.from_numpy(wav)[None]))[0]
+        expected = pool(encoder, encoder(wav, 24000))[0]
         got = cache.values[cache.rows([window])[0]]
         np.testing.assert_allclose(got, expected.detach(), atol=1e-6)
 
@@ -111,10 +111,10 @@ def test_padded_equals_single():
     wav = torch.randn(3, 24000)
     lengths = torch.tensor([1.0, 0.5, 0.1])
     for encoder in (FakeEncoder(), *(kind() for kind in BASELINES.values())):
-        padded = pool(encoder, encoder(wav, lengths))
+        padded = pool(encoder, encoder(wav, 24000, lengths))
         for i, length in enumerate(lengths):
             single = wav[i : i + 1, : int(24000 * length)]
-            got = pool(encoder, encoder(single))[0]
+            got = pool(encoder, encoder(single, 24000))[0]
             torch.testing.assert_close(padded[i], got, atol=1e-4, rtol=1e-4)
 
 
@@ -183,10 +183,10 @@ KILLED = """
 
     embeddings.FLUSH_SECONDS = 0.0
     class Killed(FakeEncoder):
-        def forward(self, wav, lengths=None):
+        def forward(self, *inputs):
             if self.calls == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().forward(wav, lengths)
+            return super().forward(*inputs)
 
     windows = [Window(*w) for w in {windows!r}]
     embeddings.embed(Killed(), windows, {folder!r}, {cache!r}, [0, 1, 2],
@@ -257,11 +257,11 @@ def test_baselines_see_what_they_should():
     time = torch.arange(48000) / 24000
     tone = 0.3 * torch.sin(2 * torch.pi * 440 * time)[None]
     chroma = BASELINES["chroma"]()
-    pooled = pool(chroma, chroma(tone))
+    pooled = pool(chroma, chroma(tone, 24000))
     assert pooled.shape == (1, 1, 24) and pooled[0, 0, :12].argmax() == 9
     mel = BASELINES["mel"]()
-    assert pool(mel, mel(tone)).shape == (1, 1, 256)
-    steady = pool(mel, mel(tone))[0, 0, 128:].mean()
-    noisy = pool(mel, mel(torch.randn(1, 48000)))[0, 0, 128:].mean()
+    assert pool(mel, mel(tone, 24000)).shape == (1, 1, 256)
+    steady = pool(mel, mel(tone, 24000))[0, 0, 128:].mean()
+    noisy = pool(mel, mel(torch.randn(1, 48000), 24000))[0, 0, 128:].mean()
     assert torch.isfinite(steady) and noisy > 1
     assert len({kind().digest() for kind in BASELINES.values()}) == 3

@@ -46,10 +46,10 @@ def padded_batch(fill):
 def largest_difference(encoder, fill):
     """Over clips, layers and valid tokens."""
     wav, lengths = padded_batch(fill)
-    together = encoder(wav, lengths)
+    together = encoder(wav, 24000, lengths)
     worst = 0.0
     for i, clip in enumerate(clips()):
-        alone = encoder(clip.unsqueeze(0))
+        alone = encoder(clip, 24000)
         n_tokens = max(1, len(clip) // 960)
         assert alone.lengths.tolist() == [n_tokens]
         assert together.lengths[i] == n_tokens
@@ -102,15 +102,17 @@ def test_nothing_looks_across_the_batch(kinds):
     # ... in training either: a clip's features are its own.
     wav = torch.randn(3, 9600, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        together = encoder(wav).hidden_states[-1]
-        alone = encoder(wav[1:2]).hidden_states[-1]
+        together = encoder(wav, 24000).hidden_states[-1]
+        alone = encoder(wav[1:2], 24000).hidden_states[-1]
     assert (together[1] - alone[0]).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.04, 0.3])
 @KINDS
 def test_very_short_clips_work(kinds, seconds):
-    output = small_encoder(*kinds)(torch.randn(2, round(seconds * 24000)))
+    output = small_encoder(*kinds)(
+        torch.randn(2, round(seconds * 24000)), 24000
+    )
     assert isinstance(output, EncoderOutput)
     n_tokens = max(1, int(seconds / 0.04 + 1e-6))
     for state in output.hidden_states:

@@ -60,7 +60,7 @@ def run(tmp_path):
 def features(encoder):
     wav = torch.randn(1, 9600, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return encoder(wav).hidden_states
+        return encoder(wav, 24000).hidden_states
 
 
 def assert_same(first, second):

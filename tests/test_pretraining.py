@@ -72,7 +72,7 @@ def test_run_folder_holds_the_record(uninterrupted):
     valid = [r["step"] for r in trace(uninterrupted) if r["kind"] == "valid"]
     assert valid == [4, 8]
     encoder = load_encoder(uninterrupted)
-    states = encoder(torch.zeros(1, 24000)).hidden_states
+    states = encoder(torch.zeros(1, 24000), 24000).hidden_states
     assert [tuple(s.shape) for s in states] == [(1, 25, 16)] * 3
     assert float(encoder.log_mel.std.mean()) != 1.0
 

@@ -35,6 +35,11 @@ class LogMel(nn.Module):
         Distance between frames in samples.
     n_mels : int
         Number of mel bins between 0 Hz and half the sample rate.
+    floor : float, optional
+        Least normalised value, in deviations below the mean (negative).
+        Digital silence and the empty bands of low-rate sources lie at -100 dB,
+        far from anything else in training but where masked frames lie: without
+        a floor an encoder takes them for masks.
 
     Example
     -------
@@ -44,13 +49,19 @@ class LogMel(nn.Module):
     """
 
     def __init__(
-        self, sample_rate=24000, n_fft=2048, hop_samples=240, n_mels=128
+        self,
+        sample_rate=24000,
+        n_fft=2048,
+        hop_samples=240,
+        n_mels=128,
+        floor=None,
     ):
         super().__init__()
         self.sample_rate = sample_rate
         self.n_fft = n_fft
         self.hop_samples = hop_samples
         self.n_mels = n_mels
+        self.floor = floor
         filters = torchaudio.functional.melscale_fbanks(
             n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
         )
@@ -65,7 +76,8 @@ class LogMel(nn.Module):
         """Settings that the state_dict does not show."""
         return (
             f"sample_rate={self.sample_rate}, n_fft={self.n_fft}, "
-            f"hop_samples={self.hop_samples}, n_mels={self.n_mels}"
+            f"hop_samples={self.hop_samples}, n_mels={self.n_mels}, "
+            f"floor={self.floor}"
         )
 
     def set_statistics(self, mean, std):
@@ -91,8 +103,9 @@ class LogMel(nn.Module):
         return self.normalise(self.decibels(wav))
 
     def normalise(self, decibels):
-        """Subtract the mean and divide by the deviation of each mel bin."""
-        return (decibels - self.mean) / self.std
+        """Subtract each bin's mean, divide by its deviation, apply the floor."""
+        normalised = (decibels - self.mean) / self.std
+        return normalised.clamp_(min=self.floor) if self.floor else normalised
 
     def decibels(self, wav):
         """Un-normalised log-mel frames in dB [batch, frames, n_mels]."""

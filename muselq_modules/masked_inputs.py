@@ -24,7 +24,7 @@ class MaskedInputs:
     tokens : torch.Tensor
         Their tokens in the clean waveform [count].
     targets : torch.Tensor
-        Their stacked mel frames in the clean waveform [count, mel_dim].
+        Their whitened mel frames in the clean waveform [count, target_dim].
     """
 
     mels: torch.Tensor
@@ -41,12 +41,8 @@ class InputMasker:
     ----------
     masking : RandomTimeMasking
         Chooses and hides windows.
-    log_mel : LogMel
-        The encoder's features.
-    stacking : FrameStacking
-        Makes the frames of a token.
-    tokenizer : RandomProjectionTokenizer
-        Makes tokens of stacked frames.
+    pipeline : TargetPipeline
+        Makes targets; its ``log_mel`` is the encoder's.
     token_samples : int
         Samples a token of the encoder.
 
@@ -61,13 +57,15 @@ class InputMasker:
     >>> from muselq_modules.masking import RandomTimeMasking
     >>> from muselq_modules.segments import SegmentBatch
     >>> from muselq_modules.tokenizer import RandomProjectionTokenizer
-    >>> masker = InputMasker(
-    ...     RandomTimeMasking(),
+    >>> from muselq_modules.training_statistics import TargetPipeline
+    >>> from muselq_modules.whitening import TargetWhitening
+    >>> pipeline = TargetPipeline(
     ...     LogMel(),
     ...     FrameStacking(),
-    ...     RandomProjectionTokenizer(),
-    ...     token_samples=960,
+    ...     TargetWhitening(),
+    ...     RandomProjectionTokenizer(128),
     ... )
+    >>> masker = InputMasker(RandomTimeMasking(), pipeline, 960)
     >>> batch = SegmentBatch(
     ...     torch.randn(1, 48000), torch.tensor([48000]), [0], [7], []
     ... )
@@ -76,7 +74,7 @@ class InputMasker:
     (torch.Size([1, 200, 128]), True)
     """
 
-    def __init__(self, masking, log_mel, stacking, tokenizer, token_samples):
+    def __init__(self, masking, pipeline, token_samples):
         if masking.token_samples != token_samples:
             raise UserError(
                 f"masking has {masking.token_samples} samples a token and the "
@@ -84,14 +82,13 @@ class InputMasker:
                 "hparams/blocks/time_masking.yaml."
             )
         self.masking = masking
-        self.log_mel = log_mel
-        self.stacking = stacking
-        self.tokenizer = tokenizer
+        self.pipeline = pipeline
         self.token_samples = token_samples
 
     @torch.no_grad()
     def __call__(self, batch, device):
         """Inputs and targets of a SegmentBatch, on ``device``."""
+        log_mel = self.pipeline.log_mel
         n_tokens = batch.n_samples // self.token_samples
         time = batch.wav.shape[1] // self.token_samples
         # Masks and indices are made on the CPU: a boolean index on the GPU
@@ -101,8 +98,8 @@ class InputMasker:
         )
         clips, frames = masked_frames(
             token_mask,
-            self.log_mel.n_fft,
-            self.log_mel.hop_samples,
+            log_mel.n_fft,
+            log_mel.hop_samples,
             self.token_samples,
         )
         masked = token_mask.flatten().nonzero().squeeze(1)
@@ -114,11 +111,11 @@ class InputMasker:
             tensor.to(device, non_blocking=True)
             for tensor in (batch.wav, token_mask, masked, clips, frames)
         )
-        mels = self.log_mel(wav)
+        mels = log_mel(wav)
         hidden = self.masking(wav, token_mask, batch.epochs, batch.examples)
         # Only the frames that meet a mask differ from the clean ones.
-        masked_mels = self.log_mel.refresh(mels, hidden, clips, frames)
-        targets = self.stacking(mels).flatten(0, 1).index_select(0, masked)
-        return MaskedInputs(
-            masked_mels, padding_mask, masked, self.tokenizer(targets), targets
-        )
+        masked_mels = log_mel.refresh(mels, hidden, clips, frames)
+        stacked = self.pipeline.stacking(mels).flatten(0, 1)
+        targets = self.pipeline.whitening(stacked.index_select(0, masked))
+        tokens = self.pipeline.tokenizer(targets)
+        return MaskedInputs(masked_mels, padding_mask, masked, tokens, targets)

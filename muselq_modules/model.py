@@ -14,8 +14,8 @@ class MaskedPredictor(nn.Module):
         Kept after pre-training.
     codebook_size : int
         Number of tokens.
-    mel_dim : int
-        Size of a stacked mel frame.
+    target_dim : int
+        Size of a whitened mel frame.
 
     Example
     -------
@@ -28,14 +28,14 @@ class MaskedPredictor(nn.Module):
     >>> masked = torch.tensor([0, 1, 25])  # positions in [batch * time]
     >>> logits, mels = model(torch.randn(2, 80, 128), None, masked)
     >>> logits.shape, mels.shape
-    (torch.Size([3, 100]), torch.Size([3, 512]))
+    (torch.Size([3, 100]), torch.Size([3, 128]))
     """
 
-    def __init__(self, encoder, codebook_size=8192, mel_dim=512):
+    def __init__(self, encoder, codebook_size=8192, target_dim=128):
         super().__init__()
         self.encoder = encoder
         self.token_head = nn.Linear(encoder.dim, codebook_size)
-        self.mel_head = nn.Linear(encoder.dim, mel_dim)
+        self.mel_head = nn.Linear(encoder.dim, target_dim)
 
     def forward(self, mels, padding_mask, masked):
         """Predictions at some positions.
@@ -53,7 +53,8 @@ class MaskedPredictor(nn.Module):
         Returns
         -------
         tuple of torch.Tensor
-            Token logits [count, codebook_size], mel frames [count, mel_dim].
+            Token logits [count, codebook_size], mel frames
+            [count, target_dim].
         """
         hidden = self.encoder.encode(mels, padding_mask)
         hidden = hidden.flatten(0, 1).index_select(0, masked)

@@ -50,7 +50,7 @@ class PretrainBrain(sb.Brain):
     a pre-training YAML. :meth:`prepare_run` must be called before ``fit``.
     """
 
-    def prepare_run(self, sampler, manifest, targets):
+    def prepare_run(self, sampler, manifest, pipeline, targets):
         """Connect the data.
 
         Parameters
@@ -59,8 +59,10 @@ class PretrainBrain(sb.Brain):
             Sampler of the training loader.
         manifest : SegmentManifest
             Names the examples in messages; its digest identifies the data.
+        pipeline : TargetPipeline
+            Makes the targets; its buffers are set.
         targets : dict
-            From :func:`muselq_modules.mel_statistics.measure_targets`.
+            From :func:`muselq_modules.training_statistics.measure`.
         """
         if self.precision == "fp16":
             raise UserError(
@@ -71,14 +73,13 @@ class PretrainBrain(sb.Brain):
         self.grad_accumulation_factor = sampler.accumulation
         self.world_size = sampler.world_size
         self.model = self.modules.model
-        self.tokenizer = self.hparams.tokenizer["tokenizer"].to(self.device)
+        self.tokenizer = pipeline.tokenizer.to(self.device)
+        pipeline.whitening.to(self.device)
         self.schedule = self.hparams.optimisation["schedule"]
         encoder = self.model.encoder
         self.masker = InputMasker(
             self.hparams.masking["masking"],
-            encoder.log_mel,
-            self.hparams.features["stacking"],
-            self.tokenizer,
+            pipeline,
             encoder.token_samples,
         )
         self.n_tokens = sampler.local_batch * round(
@@ -93,7 +94,7 @@ class PretrainBrain(sb.Brain):
         if targets["perplexity"] < COLLAPSED_PERPLEXITY:
             logger.warning(
                 "The training data uses few tokens (perplexity %.1f of %d): "
-                "look at mel_statistics.json and at the audio.",
+                "look at targets.json and at the audio.",
                 targets["perplexity"],
                 self.tokenizer.codebook_size,
             )

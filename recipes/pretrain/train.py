@@ -3,8 +3,8 @@
     torchrun recipes/pretrain/train.py hparams/brn_summary.yaml \
         --data_folder /data/music
 
-Read it from main() down: prepare the data, measure the mel statistics, build
-the brain, fit. The same command resumes a run that was stopped or killed.
+Read it from main() down: prepare the data, measure its statistics, build the
+brain, fit. The same command resumes a run that was stopped or killed.
 README.md beside this file says what a run needs and gives.
 """
 
@@ -22,12 +22,6 @@ from torch.utils.data import DataLoader
 from muselq_modules.checkpoints import AtomicCheckpointer
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.experiment import load_experiment, start_experiment
-from muselq_modules.mel_statistics import (
-    load_or_measure,
-    measure_statistics,
-    measure_targets,
-    spread_over,
-)
 from muselq_modules.pretrained import save_encoder
 from muselq_modules.pretraining import PretrainBrain
 from muselq_modules.sampling import GlobalBatchSampler, accumulation_steps
@@ -37,6 +31,11 @@ from muselq_modules.segments import (
     ignore_stop_signals,
 )
 from muselq_modules.training_log import plot_curves
+from muselq_modules.training_statistics import (
+    TargetPipeline,
+    load_or_measure,
+    spread_over,
+)
 
 PREPARE = {
     "folder": prepare_folder,
@@ -118,29 +117,16 @@ def make_brain(experiment, brain_class=PretrainBrain):
     folder = Path(hparams["output_folder"])
     train, valid = prepare_data(hparams)
 
-    log_mel = hparams["encoder"].log_mel
-    tokenizer = hparams["tokenizer"]["tokenizer"]
-    options = {
-        "log_mel": log_mel,
-        "manifest": train,
-        "n_segments": hparams["statistics_segments"],
-        "n_workers": hparams["n_workers"],
-    }
-    statistics = run_on_main(
-        load_or_measure,
-        [folder / "mel_statistics.json", measure_statistics],
-        options,
+    pipeline = TargetPipeline(
+        hparams["encoder"].log_mel,
+        hparams["features"]["stacking"],
+        hparams["tokenizer"]["whitening"],
+        hparams["tokenizer"]["tokenizer"],
     )
-    log_mel.set_statistics(statistics["mean"], statistics["std"])
-    targets = run_on_main(
-        load_or_measure,
-        [folder / "targets.json", measure_targets],
-        {
-            **options,
-            "stacking": hparams["features"]["stacking"],
-            "tokenizer": tokenizer,
-        },
-    )
+    # The main process measures; then every process reads the same files.
+    statistics = [folder, pipeline, train, hparams["statistics_segments"]]
+    run_on_main(load_or_measure, [*statistics, hparams["n_workers"]])
+    targets = load_or_measure(*statistics)
 
     sampler, train_loader, valid_loader = make_loaders(
         hparams, train, valid, rank, world_size
@@ -152,11 +138,15 @@ def make_brain(experiment, brain_class=PretrainBrain):
         run_opts=experiment.run_opts,
         checkpointer=AtomicCheckpointer(
             folder / "save",
-            {"model": hparams["model"], "tokenizer": tokenizer},
+            {
+                "model": hparams["model"],
+                "whitening": pipeline.whitening,
+                "tokenizer": pipeline.tokenizer,
+            },
             keep=hparams["checkpoints_to_keep"],
         ),
     )
-    brain.prepare_run(sampler, train, targets)
+    brain.prepare_run(sampler, train, pipeline, targets)
     return brain, (train_loader, valid_loader)
 
 

@@ -60,7 +60,7 @@ def measure_statistics(log_mel, manifest, n_segments=1000, n_workers=0):
     for batch in _read(
         log_mel, manifest, n_segments, n_workers, "Mel statistics"
     ):
-        wav = batch.wav[:, : int(batch.n_samples)]
+        wav = batch.waveforms("cpu")[:, : int(batch.n_samples)]
         decibels = log_mel.decibels(wav).flatten(0, 1).double()
         total += decibels.sum(dim=0)
         squares += decibels.square().sum(dim=0)
@@ -104,7 +104,7 @@ def measure_targets(
     """
     counts = torch.zeros(tokenizer.codebook_size)
     for batch in _read(log_mel, manifest, n_segments, n_workers, "Tokens"):
-        wav = batch.wav[:, : int(batch.n_samples)]
+        wav = batch.waveforms("cpu")[:, : int(batch.n_samples)]
         tokens = tokenizer(stacking(log_mel(wav))).flatten()
         counts += torch.bincount(tokens, minlength=len(counts))
     return {

@@ -20,7 +20,8 @@ LAYERS = [
     "summary_mixing attention branchformer conformer",
     "encoder model",
     # data
-    "preparation manifests song_manifests segments sampling mel_statistics",
+    "segment_index segments sampling mel_statistics",
+    "preparation manifests song_manifests shards shard_writing shard_sets",
     "masked_inputs step_sums training_log metrics bootstrap",
     # runs
     "configuration overrides command_line ranks run_record checkpoints",

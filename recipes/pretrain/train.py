@@ -36,12 +36,14 @@ from muselq_modules.segments import (
     SegmentManifest,
     ignore_stop_signals,
 )
+from muselq_modules.shards import ShardManifest, prepare_shards
 from muselq_modules.training_log import plot_curves
 
 PREPARE = {
     "folder": prepare_folder,
     "fma": prepare_fma,
     "music4all": prepare_music4all,
+    "shards": prepare_shards,
 }
 
 
@@ -62,13 +64,20 @@ def prepare_data(hparams):
             "transcode_folder": hparams["transcode_folder"],
         },
     )
+    sample_rate = hparams["encoder"].sample_rate
+    if record.get("sample_rate", sample_rate) != sample_rate:
+        raise UserError(
+            f"the shards hold audio at {record['sample_rate']} Hz and the "
+            f"encoder takes {sample_rate} Hz: train from the songs"
+        )
     if if_main_process():
         # What the run was trained on, with the digest of its manifests.
         data = Path(hparams["output_folder"]) / "data.json"
         data.write_text(json.dumps(record, indent=2), encoding="utf-8")
     folder = Path(hparams["manifest_folder"])
+    kind = ShardManifest if hparams["dataset"] == "shards" else SegmentManifest
     return [
-        SegmentManifest(
+        kind(
             folder / f"{split}.csv",
             record["audio_root"],
             hparams["segment_s"],

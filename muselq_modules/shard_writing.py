@@ -73,7 +73,7 @@ def plan_shards(split, rows, shard_bytes):
     ...     for i in range(3)
     ... ]
     >>> [[path for _, path, _ in s.songs] for s in plan_shards("a", rows, 9e5)]
-    [['1.mp3', '0.mp3'], ['2.mp3']]
+    [['0.mp3', '1.mp3'], ['2.mp3']]
     """
     order = sorted(range(len(rows)), key=lambda i: _place(rows[i]["path"]))
     shards, songs, size = [], [], 0.0

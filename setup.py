@@ -6,7 +6,10 @@ from setuptools import setup
 
 EXTRAS = {
     "codecs": ["torchcodec>=0.7"],
+    # Only to stream shards elsewhere: training reads them by itself.
+    "shards": ["webdataset>=1.0"],
     "dev": [
+        "webdataset>=1.0",
         "pytest>=8",
         "pytest-xdist>=3.5",
         "ruff>=0.12",

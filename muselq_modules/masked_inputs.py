@@ -63,7 +63,7 @@ class InputMasker:
     ...     LogMel(),
     ...     FrameStacking(),
     ...     TargetWhitening(),
-    ...     RandomProjectionTokenizer(128),
+    ...     RandomProjectionTokenizer(64),
     ... )
     >>> masker = InputMasker(RandomTimeMasking(), pipeline, 960)
     >>> batch = SegmentBatch(
@@ -107,10 +107,11 @@ class InputMasker:
         if int(n_tokens.min()) < time:
             padding_mask = torch.arange(time) >= n_tokens.unsqueeze(1)
             padding_mask = padding_mask.to(device, non_blocking=True)
-        wav, token_mask, masked, clips, frames = (
+        token_mask, masked, clips, frames = (
             tensor.to(device, non_blocking=True)
-            for tensor in (batch.wav, token_mask, masked, clips, frames)
+            for tensor in (token_mask, masked, clips, frames)
         )
+        wav = batch.waveforms(device)
         mels = log_mel(wav)
         hidden = self.masking(wav, token_mask, batch.epochs, batch.examples)
         # Only the frames that meet a mask differ from the clean ones.

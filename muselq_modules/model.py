@@ -28,10 +28,10 @@ class MaskedPredictor(nn.Module):
     >>> masked = torch.tensor([0, 1, 25])  # positions in [batch * time]
     >>> logits, mels = model(torch.randn(2, 80, 128), None, masked)
     >>> logits.shape, mels.shape
-    (torch.Size([3, 100]), torch.Size([3, 128]))
+    (torch.Size([3, 100]), torch.Size([3, 64]))
     """
 
-    def __init__(self, encoder, codebook_size=8192, target_dim=128):
+    def __init__(self, encoder, codebook_size=8192, target_dim=64):
         super().__init__()
         self.encoder = encoder
         self.token_head = nn.Linear(encoder.dim, codebook_size)

@@ -6,11 +6,6 @@ virtual. Rows live in memory-mapped arrays, shared by ranks and loader workers:
 Python objects in every process.
 """
 
-import csv
-import hashlib
-import json
-import os
-import shutil
 import signal
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -18,32 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from muselq_modules.audio_data import read_segment
 from muselq_modules.errors import UserError
+from muselq_modules.masking import example_generator
+from muselq_modules.segment_index import build_index, file_digest
 
-ROW = np.dtype(
-    [
-        ("path_end", np.uint64),
-        ("n_frames", np.uint64),
-        ("sample_rate", np.uint32),
-        ("segments_end", np.uint64),
-    ]
-)
-ROWS_PER_WRITE = 100_000
-
-
-def count_segments(n_frames, sample_rate, segment_s, min_tail_s):
-    """Segments without overlap in a file; a tail counts if long enough.
-
-    Example
-    -------
-    >>> [count_segments(s * 100, 100, 30, 15) for s in (10, 20, 44, 45, 75)]
-    [0, 1, 1, 2, 3]
-    """
-    whole, tail = divmod(n_frames, round(segment_s * sample_rate))
-    return whole + int(tail >= round(min_tail_s * sample_rate))
+# What a 16-bit sample counts.
+INT16_SCALE = 2.0**-15
 
 
 class SegmentManifest:
@@ -66,6 +44,9 @@ class SegmentManifest:
         When the manifest cannot be read or holds no segment.
     """
 
+    # Of the waveforms that `read` returns.
+    dtype = torch.float32
+
     def __init__(self, manifest, audio_root, segment_s=30.0, min_tail_s=15.0):
         self.path = Path(manifest)
         self.audio_root = Path(audio_root)
@@ -75,18 +56,16 @@ class SegmentManifest:
             raise UserError(
                 f"{self.path} does not exist: run the prepare script first."
             )
-        self.digest = _digest(self.path)
-        self._folder = _build_index(self.path, self.digest, self._policy)
+        self.digest = file_digest(self.path)
+        self._folder = build_index(
+            self.path, self.digest, segment_s, min_tail_s
+        )
         self._open()
         if len(self) == 0:
             raise UserError(
                 f"{self.path} holds no segment of at least {min_tail_s:g} s: "
                 "add longer files or lower min_tail_s."
             )
-
-    @property
-    def _policy(self):
-        return {"segment_s": self.segment_s, "min_tail_s": self.min_tail_s}
 
     def _open(self):
         self.rows = np.load(self._folder / "rows.npy", mmap_mode="r")
@@ -116,94 +95,43 @@ class SegmentManifest:
         seconds = self.rows["n_frames"] / self.rows["sample_rate"]
         return float(seconds.sum()) / 3600
 
-    def locate(self, segment):
-        """Relative path and start in seconds of a segment."""
+    def find(self, segment, shift_s=0.0):
+        """Row of a segment's file, and the segment's start in seconds.
+
+        A segment that is shifted stays within its file.
+        """
         # Not numpy's searchsorted, which would first copy the whole column.
         ends = self.rows["segments_end"]
         row = bisect_right(ends, segment)
+        if row == len(ends):
+            raise IndexError(segment)
         first = int(ends[row - 1]) if row else 0
+        start_s = (segment - first) * self.segment_s
+        if shift_s > 0:
+            frames, rate = self.rows[["n_frames", "sample_rate"]][row].tolist()
+            latest_s = max(start_s, frames / rate - self.segment_s)
+            start_s = min(start_s + shift_s, latest_s)
+        return row, start_s
+
+    def locate(self, segment, shift_s=0.0):
+        """Relative path and start in seconds of a segment."""
+        row, start_s = self.find(segment, shift_s)
         begin = int(self.rows["path_end"][row - 1]) if row else 0
         end = int(self.rows["path_end"][row])
         path = self.names[begin:end].tobytes().decode("utf-8")
-        return path, (segment - first) * self.segment_s
+        return path, start_s
+
+    def read(self, segment, sample_rate, shift_s=0.0):
+        """Waveform of a segment [samples]; see `read_segment`."""
+        path, start_s = self.locate(segment, shift_s)
+        return read_segment(
+            self.audio_root / path, start_s, self.segment_s, sample_rate
+        )
 
     def name(self, segment):
         """How messages call a segment: ``song.mp3 at 60 s``."""
         path, start_s = self.locate(segment)
         return f"{path} at {start_s:g} s"
-
-
-def _digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _build_index(manifest, digest, policy):
-    """Memory-mappable arrays beside the manifest, made once."""
-    key = hashlib.sha256(
-        json.dumps([digest, policy], sort_keys=True).encode()
-    ).hexdigest()[:16]
-    folder = manifest.parent / ".segments" / f"{manifest.stem}-{key}"
-    if folder.is_dir():
-        return folder
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    rows, path_end, segments_end = [], 0, 0
-    with (
-        open(manifest, encoding="utf-8", newline="") as stream,
-        open(unfinished / "paths.bin", "wb") as names,
-        open(unfinished / "rows.bin", "wb") as table,
-    ):
-        reader = csv.DictReader(stream)
-        try:
-            for row in reader:
-                path, n_frames, rate = _parse(row)
-                path_end += names.write(path)
-                segments_end += count_segments(n_frames, rate, **policy)
-                rows.append((path_end, n_frames, rate, segments_end))
-                if len(rows) == ROWS_PER_WRITE:
-                    table.write(np.array(rows, dtype=ROW).tobytes())
-                    rows.clear()
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            shutil.rmtree(unfinished)
-            raise UserError(
-                f"{manifest}, line {reader.line_num}, is not path, frames, "
-                "sample_rate: run the prepare script again."
-            ) from error
-        table.write(np.array(rows, dtype=ROW).tobytes())
-        if path_end == 0:
-            names.write(b"\0")  # an empty file cannot be mapped
-    _to_npy(unfinished / "rows.bin", unfinished / "rows.npy")
-    try:
-        os.replace(unfinished, folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(unfinished)
-    return folder
-
-
-def _parse(row):
-    """Path in UTF-8, frames and sample rate of a row of a manifest."""
-    n_frames, rate = int(row["frames"]), int(row["sample_rate"])
-    if not 0 <= n_frames < 2**63 or not 0 < rate < 2**31 or not row["path"]:
-        raise ValueError("out of range")
-    return row["path"].encode("utf-8"), n_frames, rate
-
-
-def _to_npy(raw, target):
-    """Put the header of an .npy before the rows, without holding them."""
-    n_rows = raw.stat().st_size // ROW.itemsize
-    header = {
-        "descr": np.lib.format.dtype_to_descr(ROW),
-        "fortran_order": False,
-        "shape": (n_rows,),
-    }
-    with open(raw, "rb") as source, open(target, "wb") as stream:
-        np.lib.format.write_array_header_2_0(stream, header)
-        shutil.copyfileobj(source, stream, 1 << 20)
-    raw.unlink()
 
 
 @dataclass
@@ -213,7 +141,8 @@ class SegmentBatch:
     Attributes
     ----------
     wav : torch.Tensor
-        float32 [batch, samples], zero beyond each segment's end.
+        float32, or int16 from shards [batch, samples], zero beyond each
+        segment's end.
     n_samples : torch.Tensor
         int64 [batch], valid samples; 0 where a file could not be read.
     epochs, examples : list of int
@@ -232,6 +161,15 @@ class SegmentBatch:
         """Called by the loader, so that copies to the GPU are asynchronous."""
         self.wav = self.wav.pin_memory()
         return self
+
+    def waveforms(self, device):
+        """The waveforms on a device, float32 [batch, samples].
+
+        16-bit samples travel as such, which takes half the time, and become
+        numbers in [-1, 1) where they arrive.
+        """
+        wav = self.wav.to(device, non_blocking=True)
+        return wav if wav.is_floating_point() else wav * INT16_SCALE
 
 
 def ignore_stop_signals(worker_id):
@@ -253,11 +191,16 @@ class SegmentDataset(Dataset):
         The segments.
     sample_rate : int
         Rate of the waveforms.
+    shift_seed : int, optional
+        When given, every epoch begins each segment up to a segment later, a
+        pure function of (seed, epoch, segment): a few songs give many more
+        different examples, and resume stays exact.
     """
 
-    def __init__(self, manifest, sample_rate=24000):
+    def __init__(self, manifest, sample_rate=24000, shift_seed=None):
         self.manifest = manifest
         self.sample_rate = sample_rate
+        self.shift_seed = shift_seed
         self.n_samples = round(manifest.segment_s * sample_rate)
 
     def __len__(self):
@@ -266,23 +209,21 @@ class SegmentDataset(Dataset):
     def __getitem__(self, key):
         """Segment of ``key = (epoch, number)``; never of a wrong length."""
         epoch, example = key
-        path, start_s = self.manifest.locate(example)
-        wav, error = torch.zeros(self.n_samples), None
-        n_samples = 0
+        error, shift_s = None, 0.0
+        if self.shift_seed is not None:
+            # The trailing 2 keeps this stream apart from the masks'.
+            draw = example_generator(self.shift_seed, epoch, example, 2)
+            shift_s = torch.rand((), generator=draw).item()
+            shift_s *= self.manifest.segment_s
         try:
-            segment = read_segment(
-                self.manifest.audio_root / path,
-                start_s,
-                self.manifest.segment_s,
-                self.sample_rate,
-            )
+            wav = self.manifest.read(example, self.sample_rate, shift_s)
         except UserError as fault:
             # A file that disappears in week two must not end the run; the
             # trainer counts these and stops when there are many.
-            error = str(fault)
-        else:
-            n_samples = len(segment)
-            wav[:n_samples] = segment
+            error, wav = str(fault), torch.zeros(0, dtype=self.manifest.dtype)
+        n_samples = len(wav)
+        if n_samples < self.n_samples:
+            wav = torch.nn.functional.pad(wav, (0, self.n_samples - n_samples))
         return wav, n_samples, epoch, example, error
 
     @staticmethod
@@ -290,7 +231,9 @@ class SegmentDataset(Dataset):
         """Join items to a :class:`SegmentBatch`."""
         wavs, n_samples, epochs, examples, errors = zip(*items)
         return SegmentBatch(
-            torch.stack(wavs),
+            # In a worker it writes straight into the memory that is shared
+            # with the main process.
+            default_collate(list(wavs)),
             torch.tensor(n_samples),
             list(epochs),
             list(examples),

@@ -22,7 +22,7 @@ from muselq_modules.preparation import (
     write_csv,
     write_skipped,
 )
-from muselq_modules.segments import count_segments
+from muselq_modules.segment_index import count_segments
 from muselq_modules.transcoding import transcode_all
 
 FIELDS = ["path", "frames", "sample_rate", "channels"]
@@ -194,12 +194,24 @@ def _finished(manifest_folder, options):
     Manifests that were changed since raise `UserError`: a run that resumes
     would go on with other data.
     """
+    record = read_summary(manifest_folder)
+    if record is None or record["options"] != options:
+        return None
+    check_unchanged(manifest_folder, record)
+    return record
+
+
+def read_summary(manifest_folder):
+    """Return summary.json of finished manifests, or None."""
+    path = Path(manifest_folder, "summary.json")
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_unchanged(manifest_folder, record):
+    """Raise `UserError` when the manifests differ from their summary."""
     folder = Path(manifest_folder)
-    if not (folder / "summary.json").is_file():
-        return None
-    record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    if record["options"] != options:
-        return None
     digest = hashlib.sha256()
     for split in SPLITS:
         path = folder / f"{split}.csv"
@@ -209,7 +221,6 @@ def _finished(manifest_folder, options):
             f"the manifests in {folder} were changed by hand: prepare the "
             "data into another folder or delete this one"
         )
-    return record
 
 
 def choose_valid(groups, fraction):

@@ -121,7 +121,7 @@ def measure(pipeline, manifest, n_segments=1000, n_workers=0):
         worker_init_fn=ignore_stop_signals,
     )
     for batch in tqdm(loader, desc="Statistics", unit="segment"):
-        wav = batch.wav[:, : int(batch.n_samples)]
+        wav = batch.waveforms("cpu")[:, : int(batch.n_samples)]
         decibels = log_mel.decibels(wav)
         total += decibels.sum(dim=(0, 1), dtype=torch.float64)
         squares += decibels.double().square().sum(dim=(0, 1))

@@ -73,7 +73,7 @@ def transcode(root, target, song):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.tmp")
     try:
-        _convert(source, partial, song.duration)
+        convert(source, str(partial), song.duration, "FLAC")
         written = soundfile.info(str(partial)).frames
         if abs(written - frames) > 1:
             raise UserError(
@@ -88,8 +88,20 @@ def transcode(root, target, song):
     return AudioFile(copy.path, written, SAMPLE_RATE, 1)
 
 
-def _convert(source, path, duration_s):
-    """Decode, resample and write in chunks: a song may last ten hours."""
+def convert(source, target, duration_s, container):
+    """Decode a song, resample it and write it as 16-bit integers.
+
+    Parameters
+    ----------
+    source : str or Path
+        The song.
+    target : Path or file
+        Written in chunks: a song may last ten hours.
+    duration_s : float
+        Length of the song in seconds.
+    container : str
+        ``FLAC`` or ``WAV``; the samples are the same.
+    """
     # Workers that only check audio start without torch.
     import torch
 
@@ -97,13 +109,19 @@ def _convert(source, path, duration_s):
 
     torch.set_num_threads(1)
     with soundfile.SoundFile(
-        str(path), "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC"
+        target, "w", SAMPLE_RATE, 1, "PCM_16", format=container
     ) as file:
         for start_s in range(0, math.ceil(duration_s), CHUNK_S):
             length_s = min(CHUNK_S, duration_s - start_s)
             wav = read_segment(source, start_s, length_s, SAMPLE_RATE)
-            # Float files go beyond 1, where integers would wrap around.
-            file.write(np.clip(wav.numpy(), -1.0, 1.0))
+            file.write(_to_int16(wav.numpy()))
+
+
+def _to_int16(wav):
+    """Round to 16 bits; what was read from 16 bits comes back unchanged."""
+    # Float files go beyond 1, where integers would wrap around. Not left to
+    # libsndfile, which scales and rounds differently for each container.
+    return np.clip(np.rint(wav * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
 
 
 def _is_current(path, source, frames):

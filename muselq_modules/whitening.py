@@ -56,7 +56,7 @@ class TargetWhitening(nn.Module):
     (torch.Size([1000, 2]), [1.0, 1.0])
     """
 
-    def __init__(self, input_dim=512, dim=128, power=1.0):
+    def __init__(self, input_dim=512, dim=64, power=1.0):
         super().__init__()
         if not 1 <= dim <= input_dim:
             raise ValueError(

@@ -20,7 +20,7 @@ SMALL = {
     "warmup_steps": 2,
     "valid_interval": 4,
     "valid_segments": 6,
-    "statistics_segments": 4,
+    "statistics_segments": 40,
     "n_workers": 0,
     "tensorboard": False,
     "ckpt_interval_minutes": 0,

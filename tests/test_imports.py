@@ -17,10 +17,12 @@ LAYERS = [
     # torch: audio, features, model
     "containers audio_checks audio_data audio_scan chunks windows transcoding",
     "features masking tokenizer subsampling losses schedules waveforms",
+    "whitening",
     "summary_mixing attention branchformer conformer",
     "encoder model",
     # data
-    "preparation manifests song_manifests segments sampling training_statistics",
+    "segment_index segments sampling training_statistics",
+    "preparation manifests song_manifests shards shard_writing shard_sets",
     "masked_inputs step_sums training_log metrics bootstrap",
     # runs
     "configuration overrides command_line ranks run_record checkpoints",

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from muselq_modules import segments
+from muselq_modules import segment_index
 from muselq_modules.errors import UserError
 from muselq_modules.segments import SegmentDataset, SegmentManifest
 
@@ -68,7 +68,7 @@ def test_a_segment_beyond_the_end_raises(tmp_path, beyond):
 def test_blocks_of_rows_do_not_matter(tmp_path, monkeypatch, rows_per_write):
     expected = open_manifest(write_manifest(tmp_path)).rows.copy()
     (tmp_path / "again").mkdir()
-    monkeypatch.setattr(segments, "ROWS_PER_WRITE", rows_per_write)
+    monkeypatch.setattr(segment_index, "ROWS_PER_WRITE", rows_per_write)
     again = open_manifest(write_manifest(tmp_path / "again"))
     assert np.array_equal(again.rows, expected)
 
@@ -79,7 +79,7 @@ def test_index_is_used_again_until_the_manifest_changes(tmp_path, monkeypatch):
     assert open_manifest(path, min_tail_s=2.0).digest == first.digest
     assert len(open_manifest(path, min_tail_s=2.0)) == 5
     with monkeypatch.context() as patch:
-        patch.setattr(segments, "_parse", None)  # nothing is parsed again
+        patch.setattr(segment_index, "_parse", None)  # nothing is parsed again
         assert len(open_manifest(path)) == 7
     write_manifest(tmp_path, FILES[:1])
     changed = open_manifest(path)

@@ -30,6 +30,7 @@ from muselq_modules.segments import (
     SegmentManifest,
     ignore_stop_signals,
 )
+from muselq_modules.shards import ShardManifest, prepare_shards
 from muselq_modules.training_log import plot_curves
 from muselq_modules.training_statistics import (
     TargetPipeline,
@@ -41,6 +42,7 @@ PREPARE = {
     "folder": prepare_folder,
     "fma": prepare_fma,
     "music4all": prepare_music4all,
+    "shards": prepare_shards,
 }
 
 
@@ -61,13 +63,20 @@ def prepare_data(hparams):
             "transcode_folder": hparams["transcode_folder"],
         },
     )
+    sample_rate = hparams["encoder"].sample_rate
+    if record.get("sample_rate", sample_rate) != sample_rate:
+        raise UserError(
+            f"the shards hold audio at {record['sample_rate']} Hz and the "
+            f"encoder takes {sample_rate} Hz: train from the songs"
+        )
     if if_main_process():
         # What the run was trained on, with the digest of its manifests.
         data = Path(hparams["output_folder"]) / "data.json"
         data.write_text(json.dumps(record, indent=2), encoding="utf-8")
     folder = Path(hparams["manifest_folder"])
+    kind = ShardManifest if hparams["dataset"] == "shards" else SegmentManifest
     return [
-        SegmentManifest(
+        kind(
             folder / f"{split}.csv",
             record["audio_root"],
             hparams["segment_s"],
@@ -96,7 +105,13 @@ def make_loaders(hparams, train, valid, rank, world_size):
         "pin_memory": torch.cuda.is_available(),
     }
     train_loader = DataLoader(
-        SegmentDataset(train, sample_rate), batch_sampler=sampler, **options
+        SegmentDataset(
+            train,
+            sample_rate,
+            hparams["seed"] if hparams["shift_segments"] else None,
+        ),
+        batch_sampler=sampler,
+        **options,
     )
     held_out = spread_over(len(valid), hparams["valid_segments"])
     valid_loader = DataLoader(
@@ -118,7 +133,7 @@ def make_brain(experiment, brain_class=PretrainBrain):
     train, valid = prepare_data(hparams)
 
     pipeline = TargetPipeline(
-        hparams["encoder"].log_mel,
+        hparams["features"]["log_mel"],
         hparams["features"]["stacking"],
         hparams["tokenizer"]["whitening"],
         hparams["tokenizer"]["tokenizer"],

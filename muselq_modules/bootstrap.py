@@ -57,17 +57,69 @@ def bootstrap_interval(
     >>> bool(0.69 < low < 0.75 and 0.85 < high < 0.91)
     True
     """
+    [values] = _resamples(name, targets, [predictions], groups, seed, resamples)
+    return _interval(values)
+
+
+def bootstrap_difference(
+    name, targets, ours, theirs, groups=None, seed=0, resamples=RESAMPLES
+):
+    """Percentile interval of the difference between two encoders.
+
+    Both are scored on the same resamples, so that what makes a track easy or
+    hard for both cancels: a paired comparison tells encoders apart whose own
+    intervals overlap.
+
+    Parameters
+    ----------
+    name, targets, groups, seed, resamples
+        As in `bootstrap_interval`.
+    ours, theirs : list of arrays ``[track, ...]``
+        Predictions of each seed of the two encoders.
+
+    Returns
+    -------
+    (low, high) : tuple of floats
+        2.5 % and 97.5 % percentiles of ours minus theirs.
+
+    Example
+    -------
+    >>> targets = np.arange(100) % 2
+    >>> ours = np.where(np.arange(100) < 80, targets, 1 - targets)
+    >>> theirs = np.where(np.arange(100) < 70, targets, 1 - targets)
+    >>> low, high = bootstrap_difference("accuracy", targets, [ours], [theirs])
+    >>> bool(0.03 < low < 0.07 and 0.13 < high < 0.17)
+    True
+    """
+    ours, theirs = _resamples(
+        name, targets, [ours, theirs], groups, seed, resamples
+    )
+    return _interval(ours - theirs)
+
+
+def _resamples(name, targets, encoders, groups, seed, resamples):
+    """Seed-averaged metric of each encoder in the same resamples."""
     if name == "group_accuracy":
-        merged = [merge_groups(targets, p, groups) for p in predictions]
-        name, targets = "accuracy", merged[0][0]
-        predictions, groups = [p for _, p in merged], None
+        merged = [
+            [merge_groups(targets, p, groups) for p in predictions]
+            for predictions in encoders
+        ]
+        name, targets, groups = "accuracy", merged[0][0][0], None
+        encoders = [[p for _, p in predictions] for predictions in merged]
     if name in ("roc_auc", "average_precision"):
-        cells = targets.size * len(predictions)
+        cells = targets.size * max(map(len, encoders))
         resamples = int(np.clip(MAX_RANKING_CELLS // cells, 200, resamples))
     weights = _weights(len(targets), groups, seed, resamples)
-    values = np.mean(
-        [_resampled(name, targets, p, weights) for p in predictions], axis=0
-    )
+    return [
+        np.mean(
+            [_resampled(name, targets, p, weights) for p in predictions],
+            axis=0,
+        )
+        for predictions in encoders
+    ]
+
+
+def _interval(values):
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 

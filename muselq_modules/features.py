@@ -103,9 +103,11 @@ class LogMel(nn.Module):
         return self.normalise(self.decibels(wav))
 
     def normalise(self, decibels):
-        """Subtract each bin's mean, divide by its deviation, apply the floor."""
+        """Deviations from the mean of each bin, not below the floor."""
         normalised = (decibels - self.mean) / self.std
-        return normalised.clamp_(min=self.floor) if self.floor else normalised
+        if self.floor is None:
+            return normalised
+        return normalised.clamp_(min=self.floor)
 
     def decibels(self, wav):
         """Un-normalised log-mel frames in dB [batch, frames, n_mels]."""

@@ -4,6 +4,9 @@
   interval, and everything the run depends on. Written last: a folder that
   has it is complete.
 * ``predictions.csv``: one row for each seed and test row.
+* ``predictions.npz``: the same as arrays, ``targets`` ``[row, ...]``,
+  ``predictions`` ``[seed, row, output]`` and ``groups`` ``[row]``, for paired
+  comparisons of encoders.
 * ``per_label.csv``: one row for each class, tag or regression column.
 * ``confusion.csv``: classification only; row = target, column = prediction,
   counts summed over the seeds.
@@ -98,9 +101,21 @@ def write_tables(folder, split, predictions, names, hparams):
                 }
             )
     write_csv(folder / "predictions.csv", rows, list(rows[0]))
+    _write_arrays(folder / "predictions.npz", split, predictions)
     write_csv(folder / "per_label.csv", per_label, list(per_label[0]))
     if hparams["loss"] == "cross_entropy":
         _write_confusion(folder, split, predictions, names)
+
+
+def _write_arrays(path, split, predictions):
+    partial = path.with_name("predictions.tmp.npz")  # savez wants the suffix
+    np.savez_compressed(
+        partial,
+        targets=split.labels,
+        predictions=np.asarray(predictions, np.float32),
+        groups=np.asarray(split.groups, str),
+    )
+    os.replace(partial, path)
 
 
 def _class_tables(split, predictions, names):

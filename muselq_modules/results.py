@@ -15,6 +15,7 @@ from pathlib import Path
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.preparation import write_csv
 from muselq_modules.probe_report import write_json, write_text
+from muselq_modules.results_gains import GAINS_NOTE, gains, gains_table
 from muselq_modules.results_tables import (
     long_rows,
     markdown,
@@ -135,20 +136,29 @@ def write_report(folder, output=None):
     paper = json.loads(PAPER.read_text("utf-8"))
     output = Path(output or Path(folder) / "report")
     output.mkdir(parents=True, exist_ok=True)
-    tables = [our_table(runs, paper), paper_table(paper)]
-    notes = [explain(runs), paper["note"]]
+    columns = table_columns(runs, paper)
+    found = gains(runs, columns)
+    sections = [("Results", our_table(runs, paper), explain(runs))]
+    if found:
+        table = gains_table(found)
+        sections.append(("What training gave", table, GAINS_NOTE))
+    sections.append(("Table 3 of the paper", paper_table(paper), paper["note"]))
     write_text(
         output / "results.md",
-        f"{markdown(*tables[0])}\n{notes[0]}\n\n"
-        f"{markdown(*tables[1])}\n{notes[1]}\n",
+        "\n".join(
+            f"{markdown(*table)}\n{note}\n" for _, table, note in sections
+        ),
     )
     write_csv(output / "results.csv", long_rows(runs), list(long_rows(runs)[0]))
     plain = [{**run, "folder": str(run["folder"])} for run in runs]
-    write_json(output / "results.json", {"runs": plain, "paper": paper})
-    pictures = results_plots.draw_all(runs, table_columns(runs, paper), output)
-    page = results_page.page(tables, notes, pictures, runs)
+    write_json(
+        output / "results.json", {"runs": plain, "gains": found, "paper": paper}
+    )
+    pictures = results_plots.draw_all(runs, columns, output)
+    page = results_page.page(sections, pictures, runs)
     write_text(output / "index.html", page)
-    print(markdown(*tables[0]))
+    for _, table, _ in sections[:-1]:
+        print(markdown(*table))
     return output / "index.html"
 
 

@@ -17,29 +17,26 @@ figure { display: inline-block; margin: 1em 1em 1em 0; vertical-align: top; }
 """
 
 
-def page(tables, notes, pictures, runs):
+def page(sections, pictures, runs):
     """The page as text.
 
     Parameters
     ----------
-    tables : list of (header, lines)
-        Ours and the paper's.
-    notes : list of str
-        A sentence below each table.
+    sections : list of (title, (header, lines), note)
+        Tables, each with a sentence below it.
     pictures : list of (title, Path)
     runs : list of dict
         From `muselq_modules.results.collect`.
 
     Example
     -------
-    >>> text = page([(["a"], [["<1>"]])], ["note"], [], [])
+    >>> text = page([("title", (["a"], [["<1>"]]), "note")], [], [])
     >>> "&lt;1&gt;" in text, "http" in text
     (True, False)
     """
-    titles = ["Results", "Table 3 of the paper"]
     parts = ["<h1>MuseLQ: downstream tasks</h1>"]
-    for title, table, note in zip(titles, tables, notes, strict=False):
-        parts.append(f"<h2>{title}</h2>{_table(*table)}")
+    for title, table, note in sections:
+        parts.append(f"<h2>{escape(title)}</h2>{_table(*table)}")
         parts.append(f'<p class="note">{escape(note)}</p>')
     parts.append("<h2>Pictures</h2>")
     for title, path in pictures:

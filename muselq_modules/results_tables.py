@@ -120,6 +120,17 @@ def _number(value):
     return f"{value:.3f}".replace("0.", ".", 1)
 
 
+def signed(value):
+    """Three digits with a sign.
+
+    Example
+    -------
+    >>> signed(0.25), signed(-0.5)
+    ('+.250', '-.500')
+    """
+    return f"{value:+.3f}".replace("0.", ".", 1)
+
+
 def markdown(header, lines):
     """A Markdown table."""
     rows = [header, ["---"] * len(header), *lines]

@@ -94,6 +94,10 @@ class TargetWhitening(nn.Module):
         dim = self.matrix.shape[1]
         variances = variances.flip(0)[:dim]
         directions = directions.flip(1)[:, :dim]
+        # An eigenvector's sign is arbitrary; fixed, it does not depend on the
+        # processor, and neither do the tokens.
+        largest = directions.abs().argmax(dim=0, keepdim=True)
+        directions = directions * directions.gather(0, largest).sign()
         least = LEAST_SHARE * variances[0].clamp_min(1e-12)
         scales = variances.clamp_min(least).pow(-self.power / 2)
         scales = scales / (variances * scales.square()).mean().sqrt()

@@ -122,3 +122,17 @@ def test_refresh_equals_recomputing_everything(fill, case):
     assert torch.all(touched | ~changed)
     assert bool(changed.any()) == (case != "none")
     assert torch.equal(clean, log_mel(wav))  # a new tensor was returned
+
+
+def test_floor_bounds_silence_and_nothing_else():
+    """Digital silence must not lie where masked frames are."""
+    plain, floored = LogMel(), LogMel(floor=-3.0)
+    wav = noise(1, SECOND)
+    statistics = plain.decibels(wav).flatten(0, 1)
+    for log_mel in (plain, floored):
+        log_mel.set_statistics(statistics.mean(0), statistics.std(0))
+    wav[:, SECOND // 2 :] = 0.0
+    assert plain(wav).min() < -5
+    assert floored(wav).min() == -3.0
+    assert torch.equal(floored(wav), plain(wav).clamp(min=-3.0))
+    assert str(plain) != str(floored)  # another encoder, another cache

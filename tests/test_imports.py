@@ -30,7 +30,7 @@ LAYERS = [
     # brains
     "pretraining probe_head probe_data probe_loaders probe_brain",
     "probe_training probe_report",
-    "probing results results_tables results_plots results_page",
+    "probing results_tables results_gains results_plots results_page results",
     # command lines
     "extract export table",
 ]

@@ -59,7 +59,7 @@ def test_run_folder_holds_the_record(uninterrupted):
         "run.json",
         "data.json",
         "train.py",
-        "mel_statistics.json",
+        "statistics.safetensors",
         "train_log.jsonl",
         "curves.png",
         "encoder",

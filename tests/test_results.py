@@ -33,6 +33,7 @@ def add_run(folder, name, dataset, task, test, layers=1, **changes):
         "layer": 0,
         "learning_rate": 0.001,
         "commit": None,
+        "manifests": {"test": "digest"},
         "counts": {s: {"rows": 9} for s in ("train", "valid", "test")},
         "test": {
             metric: {

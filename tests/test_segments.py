@@ -280,3 +280,34 @@ def test_memory_stays_flat_over_an_epoch(tmp_path):
         held.append(held_kib())
     # 480 segments of 188 KiB were read since the second pass.
     assert held[-1] - held[1] < 8 * 1024
+
+
+def test_shifted_segments_stay_in_their_file(tmp_path):
+    """10 s segments of 25 s: any shift, never beyond the end."""
+    path = tmp_path / "m.csv"
+    path.write_text("path,frames,sample_rate\na.wav,600000,24000\n")
+    manifest = SegmentManifest(path, tmp_path, 10.0, 5.0)
+    assert [manifest.locate(i)[1] for i in range(3)] == [0.0, 10.0, 20.0]
+    shifted = [manifest.locate(i, 7.5)[1] for i in range(3)]
+    # The tail of 5 s keeps its place: it has nowhere to go.
+    assert shifted == [7.5, 15.0, 20.0]
+
+
+def test_shift_is_a_function_of_seed_epoch_and_segment(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.arange(96000) / 96000, 24000)
+    path = tmp_path / "m.csv"
+    path.write_text("path,frames,sample_rate\na.wav,96000,24000\n")
+    manifest = SegmentManifest(path, tmp_path, 1.0, 0.5)
+
+    def starts(seed, epoch):
+        dataset = SegmentDataset(manifest, 24000, shift_seed=seed)
+        return [float(dataset[(epoch, i)][0][0]) * 4 for i in range(4)]
+
+    plain = [
+        float(SegmentDataset(manifest)[(0, i)][0][0]) * 4 for i in range(4)
+    ]
+    assert plain == pytest.approx([0, 1, 2, 3], abs=1e-3)
+    assert starts(1, 0) == starts(1, 0)
+    assert starts(1, 0) != starts(1, 1) and starts(1, 0) != starts(2, 0)
+    moved = np.subtract(starts(1, 0), plain)
+    assert (moved[:3] > 0).all() and (moved <= 1).all() and moved[3] == 0

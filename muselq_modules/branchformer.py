@@ -16,6 +16,7 @@ from speechbrain.lobes.models.transformer.Branchformer import (
 from torch import nn
 from torch.nn import functional as F
 
+from muselq_modules.depthwise import depthwise_conv
 from muselq_modules.subsampling import mask_padding
 
 
@@ -86,13 +87,6 @@ class BranchformerLayer(BranchformerEncoderLayer):
         x = branch.activation(branch.pre_channel_proj(x))
         content, gate = x.chunk(2, dim=-1)
         gate = mask_padding(gating.norm(gate), padding_mask)
-        conv = gating.conv.conv
-        gate = F.conv1d(
-            gate.transpose(1, 2),
-            conv.weight,
-            conv.bias,
-            padding=conv.kernel_size[0] // 2,
-            groups=conv.groups,
-        ).transpose(1, 2)
+        gate = depthwise_conv(gate, gating.conv.conv)
         gated = gating.dropout(content * gating.activation(gate))
         return branch.post_channel_proj(gated)

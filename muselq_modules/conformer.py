@@ -10,6 +10,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
     ConformerEncoderLayer,
 )
 
+from muselq_modules.depthwise import depthwise_conv
 from muselq_modules.subsampling import mask_padding
 
 
@@ -70,5 +71,5 @@ class ConformerLayer(ConformerEncoderLayer):
         """Convolution module, safe under padding."""
         module = self.convolution_module
         x = module.bottleneck(module.layer_norm(x).transpose(1, 2))
-        x = mask_padding(x.transpose(1, 2), padding_mask).transpose(1, 2)
-        return module.after_conv(module.conv(x).transpose(1, 2))
+        x = mask_padding(x.transpose(1, 2), padding_mask)
+        return module.after_conv(depthwise_conv(x, module.conv))

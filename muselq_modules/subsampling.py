@@ -8,6 +8,8 @@ beyond a clip's end is set to zero before every convolution over time.
 import torch
 from torch import nn
 
+from muselq_modules.depthwise import depthwise_conv
+
 
 def mask_padding(frames, padding_mask):
     """Zero the padded steps of [batch, time, ...]; no copy without a mask."""
@@ -49,8 +51,7 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x, padding_mask=None):
         """[batch, time, dim] -> [batch, time, dim]."""
-        mixed = mask_padding(x, padding_mask).transpose(1, 2)
-        mixed = self.depthwise(mixed).transpose(1, 2)
+        mixed = depthwise_conv(mask_padding(x, padding_mask), self.depthwise)
         return x + self.project(self.activation(self.expand(self.norm(mixed))))
 
 

@@ -16,7 +16,8 @@ LAYERS = [
     "__init__ checksums parallel mp3_frames",
     # torch: audio, features, model
     "containers audio_checks audio_data audio_scan chunks windows transcoding",
-    "features masking tokenizer subsampling losses schedules waveforms",
+    "features masking tokenizer depthwise subsampling losses schedules",
+    "waveforms",
     "whitening",
     "summary_mixing attention branchformer conformer",
     "encoder model",

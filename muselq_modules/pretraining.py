@@ -263,6 +263,19 @@ class PretrainBrain(sb.Brain):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
+    def _compile(self):
+        """Compile the parts of the encoder when the run option says so.
+
+        Not the whole model, as upstream: the number of masked positions
+        differs from batch to batch, and each would be compiled for. The parts
+        see one shape, layers are alike and share what is compiled for the
+        first, and compiled in place they leave checkpoints as they are.
+        """
+        if self.compile:
+            encoder = self.model.encoder
+            for part in (encoder.subsampling, *encoder.layers):
+                part.compile(mode=self.compile_mode, dynamic=False)
+
     def _wrap_distributed(self):
         if self.world_size == 1:
             return

@@ -1,5 +1,6 @@
 # make demo   pre-trains a small encoder on the samples, probes it, shows a page
 # make test   checks everything
+# make benchmarks  compares speed and memory with other networks, without a GPU
 # make table  DATA=/data PRETRAINED=results/brn_summary/1234   every task there
 # Each does all of its own set-up: only Python 3.10 to 3.13 must be there.
 
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 RESULTS ?= results
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint table clean
+.PHONY: demo test lint benchmarks table clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: setup.py
@@ -40,6 +41,13 @@ lint: $(VENV)/ready
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+benchmarks: $(VENV)/ready
+	for script in mixing_cells quantizers front_ends embedding training_step \
+			loader probing cost "embedding --seconds 300 --against MERT-330-shaped"; do \
+		set -- $$script; name=$$1; shift; \
+		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; \
+	done
 
 table: $(VENV)/ready
 	$(BIN)/python -m muselq_modules.table $(DATA) $(PRETRAINED) $(RESULTS)

@@ -6,9 +6,13 @@ from setuptools import setup
 
 EXTRAS = {
     "codecs": ["torchcodec>=0.7"],
+    # The networks that ours are compared with.
+    "benchmarks": ["transformers>=4.50"],
     # Only to stream shards elsewhere: training reads them by itself.
     "shards": ["webdataset>=1.0"],
     "dev": [
+        # What the tests of the benchmarks and of the shards import.
+        "transformers>=4.50",
         "webdataset>=1.0",
         "pytest>=8",
         "pytest-xdist>=3.5",

@@ -13,7 +13,12 @@ from muselq_modules.configuration import check_tree, read_tree
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "recipes/*/README.md", "tests/samples/*.md")
+    for pattern in (
+        "*.md",
+        "benchmarks/*.md",
+        "recipes/*/README.md",
+        "tests/samples/*.md",
+    )
     for path in ROOT.glob(pattern)
 )
 SCRIPTS = sorted([*ROOT.glob("recipes/*/*.py"), *ROOT.glob("hparams/*.yaml")])

@@ -16,13 +16,15 @@ from torch.utils.data import DataLoader
 from muselq_modules import shard_sets
 from muselq_modules.errors import UserError
 from muselq_modules.experiment import load_experiment, start_experiment
-from muselq_modules.features import LogMel
-from muselq_modules.mel_statistics import measure_statistics
+from muselq_modules.features import FrameStacking, LogMel
 from muselq_modules.pretraining import PretrainBrain
 from muselq_modules.segments import SegmentDataset, SegmentManifest
 from muselq_modules.shard_sets import verify_all, write_all
 from muselq_modules.shards import ShardManifest, prepare_shards
 from muselq_modules.song_manifests import Songs, prepare_songs
+from muselq_modules.tokenizer import RandomProjectionTokenizer
+from muselq_modules.training_statistics import TargetPipeline, measure
+from muselq_modules.whitening import TargetWhitening
 
 SMALL_GB = 3e-4  # two songs a shard
 POLICY = {"segment_s": 2.0, "min_tail_s": 1.0}
@@ -283,11 +285,19 @@ def test_a_manifest_of_other_songs_is_refused(songs, shards):
 
 
 def test_statistics_are_those_of_the_songs(songs, shards):
-    first, second = (
-        measure_statistics(LogMel(), manifest)
-        for manifest in open_both(songs, shards)
-    )
-    assert first == second
+    measured = []
+    for manifest in open_both(songs, shards):
+        pipeline = TargetPipeline(
+            LogMel(),
+            FrameStacking(),
+            TargetWhitening(dim=8),
+            RandomProjectionTokenizer(8, 64),
+        )
+        health = measure(pipeline, manifest)
+        measured.append(
+            (health, [x.tolist() for x in pipeline.state().values()])
+        )
+    assert measured[0] == measured[1]
 
 
 class StoppedBrain(PretrainBrain):

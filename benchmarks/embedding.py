@@ -1,0 +1,77 @@
+"""How long does it take to embed a piece of music in one pass?
+
+    python benchmarks/embedding.py                  30 s
+    python benchmarks/embedding.py --seconds 300    5 minutes
+
+From waveform to the last layer, one clip, float32: our Branchformer with
+SummaryMixing against networks of the peers' shapes. `--against` names the
+peers, separated by commas; the pass over 5 minutes takes MERT a quarter of an
+hour.
+"""
+
+import networks
+import side_by_side as bench
+import torch
+
+OURS = "brn_summary"
+
+
+def build(name, quick):
+    """A function from waveforms to hidden states."""
+    torch.manual_seed(0)
+    if name not in networks.PEERS:
+        encoder = networks.load_ours(name, quick)["encoder"].eval()
+        return lambda wav: encoder(wav, networks.SAMPLE_RATE, layers=[-1])
+    return networks.build_peer(name, quick).eval()
+
+
+def main(argv=None):
+    """Measure and report."""
+    arguments = bench.parse(
+        __doc__,
+        argv,
+        seconds=(30, "length of the music"),
+        against=(",".join(networks.PEERS), "peers, separated by commas"),
+    )
+    length_s = 2 if arguments.quick else arguments.seconds
+    wav = networks.noise(length_s)
+    names = [OURS, *arguments.against.split(",")]
+    embedders = {name: build(name, arguments.quick) for name in names}
+
+    def runner(embed):
+        def run():
+            with torch.no_grad():
+                embed(wav)
+
+        return run
+
+    runs = {name: runner(embed) for name, embed in embedders.items()}
+    seconds = bench.interleave(runs, arguments.repetitions, 90.0)
+    rows, record = [], {"length_s": length_s}
+    for name, values in seconds.items():
+        # Another pass for the memory would double the quarter of an hour.
+        peak = bench.peak_mib(runs[name]) if min(values) < 60 else None
+        against = bench.ratio(seconds, name, OURS)
+        record[name] = {
+            "seconds": values,
+            "peak_mib": peak,
+            "against_ours": against,
+        }
+        rows.append(
+            [
+                name,
+                f"{min(values):.2f}",
+                bench.as_times(against),
+                "" if peak is None else f"{peak:.0f}",
+            ]
+        )
+    header = ["network", "CPU-s", "against ours", "peak MiB"]
+    times = {name: min(values) for name, values in seconds.items()}
+    draw = bench.bars(f"CPU-s for {length_s} s of music", times)
+    bench.report(
+        arguments, f"embedding_{length_s}s", header, rows, record, draw
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+"""What the benchmarks share: interleaved timing, memory, and reports.
+
+The competitors of a question run in turns in one process, so that whatever
+else a machine does meets them alike, and what is reported are ratios: each
+round gives one, the table shows their median and range. Times are CPU seconds
+of this process (`time.process_time`), which a busy machine distorts less than
+the clock on the wall.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+RESULTS = Path("results") / "benchmarks"
+
+
+def parse(description, argv=None, **options):
+    """Read the command line of a benchmark.
+
+    Parameters
+    ----------
+    description : str
+        The docstring of the script; its first line is shown.
+    argv : list of str, optional
+        By default that of the process.
+    **options : tuple
+        Name -> (default, help) of further options.
+
+    Returns
+    -------
+    argparse.Namespace
+    """
+    parser = argparse.ArgumentParser(
+        description=description.split("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small shapes, only to try it")
+    add("--repetitions", type=int, default=5, help="rounds, at most")
+    add("--threads", type=int, default=1, help="of PyTorch")
+    add("--output_folder", type=Path, default=RESULTS, help="for .json, .png")
+    for name, (default, text) in options.items():
+        kind = {"action": "store_true"} if default is False else {}
+        kind = kind or {"type": type(default)}
+        add(f"--{name}", default=default, help=text, **kind)
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(arguments.threads)
+    return arguments
+
+
+def interleave(cases, repetitions, budget_s=60.0):
+    """CPU seconds of competitors that run in turns.
+
+    A first round warms up and does not count, unless it alone takes
+    ``budget_s``; then it is the measurement.
+
+    Parameters
+    ----------
+    cases : dict
+        Name -> function without arguments.
+    repetitions : int
+        Rounds.
+    budget_s : float
+        No round starts when as many seconds are spent.
+
+    Returns
+    -------
+    dict
+        Name -> list of seconds, one a round.
+    """
+    warm_up = {name: cpu_seconds(run) for name, run in cases.items()}
+    spent = sum(warm_up.values())
+    seconds = {name: [] for name in cases}
+    if spent > budget_s:
+        return {name: [value] for name, value in warm_up.items()}
+    names = list(cases)
+    for number in range(repetitions):
+        if number and spent > budget_s:
+            break
+        # Nobody always runs behind the same neighbour.
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            seconds[name].append(cpu_seconds(cases[name]))
+            spent += seconds[name][-1]
+    return seconds
+
+
+def cpu_seconds(run):
+    """CPU seconds that a function takes, over all threads."""
+    started = time.process_time()
+    run()
+    return time.process_time() - started
+
+
+def ratio(seconds, slow, fast):
+    """How many times as long `slow` takes: (median, least, most).
+
+    Example
+    -------
+    >>> ratio({"a": [4.0, 9.0, 6.0], "b": [2.0, 3.0, 2.0]}, "a", "b")
+    (3.0, 2.0, 3.0)
+    """
+    rounds = [a / b for a, b in zip(seconds[slow], seconds[fast])]
+    return statistics.median(rounds), min(rounds), max(rounds)
+
+
+def as_times(ratios):
+    """Text of a ratio, with its range.
+
+    Example
+    -------
+    >>> as_times((3.0, 2.04, 3.2))
+    '3.0x [2.0, 3.2]'
+    """
+    return "{:.3g}x [{:.3g}, {:.3g}]".format(*ratios)
+
+
+def peak_mib(run):
+    """Memory that a function needs at its peak, in MiB; None if unknown."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    gc.collect()
+    # Freed memory that the C library keeps would hide what the next one needs.
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # peak := now
+    before = _status_kib(status, "VmRSS")
+    run()
+    return (_status_kib(status, "VmHWM") - before) / 1024
+
+
+def _status_kib(status, name):
+    for line in status.read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
+    raise KeyError(name)
+
+
+def machine():
+    """What the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    cpu = Path("/proc/cpuinfo")
+    if cpu.is_file():
+        lines = cpu.read_text().splitlines()
+        models = [line for line in lines if line.startswith("model name")]
+        name = models[0].split(":")[1].strip() if models else name
+    found = {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def markdown(header, rows):
+    """A table.
+
+    Example
+    -------
+    >>> print(markdown(["a", "b"], [[1, "x"]]))
+    | a | b |
+    |---|---|
+    | 1 | x |
+    """
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "|" + "|".join(row) + "|"
+        if row[0] == "---"
+        else "| " + " | ".join(str(cell) for cell in row) + " |"
+        for row in lines
+    )
+
+
+def report(arguments, name, header, rows, record, draw):
+    """Print a table, and write NAME.json and NAME.png.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        From `parse`.
+    name : str
+        Of the benchmark.
+    header, rows : list
+        The table.
+    record : dict
+        All that was measured, for the JSON.
+    draw : callable
+        Called with matplotlib axes.
+    """
+    # The first import of matplotlib takes seconds.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    place = machine()
+    print(markdown(header, rows))
+    where = f"{place.get('gpu', place['cpu'])}, torch {place['torch']}"
+    print(f"\n({where}, {place['threads']} thread(s))")
+    arguments.output_folder.mkdir(parents=True, exist_ok=True)
+    path = arguments.output_folder / f"{name}.json"
+    content = {"machine": place, "quick": arguments.quick, **record}
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    draw(axes)
+    axes.set_title(where, fontsize=8)
+    figure.savefig(path.with_suffix(".png"), dpi=120)
+    pyplot.close(figure)
+
+
+def bars(label, values):
+    """A function that draws a horizontal bar for each name of a dict."""
+
+    def draw(axes):
+        axes.barh(list(values), list(values.values()))
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+
+    return draw

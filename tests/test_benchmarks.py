@@ -1,0 +1,73 @@
+"""Every benchmark runs, at its quick setting, and writes what it says."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+ROOT = Path(__file__).parents[1]
+# What --quick cannot do without: the rest are defaults.
+ARGUMENTS = {
+    "gpu": ["--device", "cpu"],
+    "embedding": ["--seconds", "2"],
+}
+HELPERS = {"networks", "side_by_side", "steps", "gpu_cases", "gpu_checks"}
+SCRIPTS = sorted(
+    path.stem
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if path.stem not in HELPERS
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a benchmark in this process; returns its JSON."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    threads = torch.get_num_threads()
+
+    def run(name):
+        module = __import__(name)
+        arguments = ["--quick", "--repetitions", "1"]
+        arguments += ["--output_folder", str(tmp_path)]
+        module.main(arguments + ARGUMENTS.get(name, []))
+        (path,) = tmp_path.glob("*.json")
+        assert path.with_suffix(".png").stat().st_size > 1000
+        return json.loads(path.read_text())
+
+    yield run
+    torch.set_num_threads(threads)
+    for name in {*SCRIPTS, *HELPERS}:
+        sys.modules.pop(name, None)
+
+
+def test_there_is_a_script_for_each_question():
+    assert len(SCRIPTS) == 9
+    for name in SCRIPTS:
+        source = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
+        assert f"    python benchmarks/{name}.py" in source
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_runs(run, name, capsys):
+    found = run(name)
+    output = capsys.readouterr().out
+    assert found["machine"]["cpu"] and found["quick"]
+    assert "\n|---|" in output and found["machine"]["torch"] in output
+    if name == "quantizers":
+        assert found["SpeechBrain"]["equal_tokens"] == 1.0
+        assert found["SpeechBrain"]["against_ours"][0] > 5
+    if name == "probing":
+        assert found["same_metric"]
+        assert found["largest_weight_difference"] < 1e-4
+    if name == "gpu":
+        kinds = {case["kind"] for case in found["cases"]}
+        assert kinds == {"correct", "waits", "train", "spend", "mix"}
+        skipped = [c["name"] for c in found["cases"] if "skipped" in c]
+        assert skipped == ["brn_summary"]  # the host waits for no CPU
+        trained = [c for c in found["cases"] if c["kind"] == "train"]
+        assert len(trained) == 8
+        assert all(0 < c["loss"] < 30 for c in trained)

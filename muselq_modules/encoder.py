@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from muselq_modules.errors import UserError
 from muselq_modules.waveforms import as_waveforms
+from muselq_modules.whitening import Whitening
 
 
 @dataclass
@@ -102,6 +103,9 @@ class MusicEncoder(nn.Module):
         Model dimension.
     n_layers : int
         Number of layers.
+    input_whitening : float
+        Power of the whitening of the mel frames (:class:`Whitening`), 1 for
+        equal variances; 0 leaves it out.
     layer_drop : float
         Probability that training skips a layer.
     checkpoint_activations : bool
@@ -136,6 +140,7 @@ class MusicEncoder(nn.Module):
         layer,
         dim,
         n_layers,
+        input_whitening=0.0,
         layer_drop=0.0,
         checkpoint_activations=False,
     ):
@@ -145,6 +150,14 @@ class MusicEncoder(nn.Module):
         self.layer_drop = layer_drop
         self.checkpoint_activations = checkpoint_activations
         self.log_mel = log_mel
+        self.whitening = None
+        if input_whitening > 0:
+            self.whitening = Whitening(
+                log_mel.n_mels,
+                power=input_whitening,
+                shrinkage=1e-3,
+                rotate_back=True,
+            )
         self.subsampling = subsampling(log_mel.n_mels, dim)
         self.layers = nn.ModuleList(layer(dim) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
@@ -233,6 +246,12 @@ class MusicEncoder(nn.Module):
         states = self.encode(self.log_mel(wav), padding_mask, chosen)
         return EncoderOutput(states, chosen, n_tokens, self.token_rate_hz)
 
+    def subsample(self, mels, padding_mask=None):
+        """Tokens [batch, time, dim] of mel frames [batch, frames, n_mels]."""
+        if self.whitening is not None:
+            mels = self.whitening(mels).to(self.norm.weight.dtype)
+        return self.subsampling(mels, padding_mask)
+
     def encode(self, mels, padding_mask=None, layers=None):
         """Encode normalised log-mel frames.
 
@@ -253,7 +272,7 @@ class MusicEncoder(nn.Module):
         wanted = [self.n_layers] if layers is None else layers
         factor = self.subsampling.factor
         mels = mels[:, : mels.shape[1] // factor * factor]
-        x = self.subsampling(mels, padding_mask)
+        x = self.subsample(mels, padding_mask)
         states = {0: x}
         for number, layer in enumerate(self.layers, start=1):
             if number > max(wanted):

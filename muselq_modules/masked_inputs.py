@@ -58,11 +58,11 @@ class InputMasker:
     >>> from muselq_modules.segments import SegmentBatch
     >>> from muselq_modules.tokenizer import RandomProjectionTokenizer
     >>> from muselq_modules.training_statistics import TargetPipeline
-    >>> from muselq_modules.whitening import TargetWhitening
+    >>> from muselq_modules.whitening import Whitening
     >>> pipeline = TargetPipeline(
     ...     LogMel(),
     ...     FrameStacking(),
-    ...     TargetWhitening(),
+    ...     Whitening(512, 64),
     ...     RandomProjectionTokenizer(64),
     ... )
     >>> masker = InputMasker(RandomTimeMasking(), pipeline, 960)

@@ -202,8 +202,11 @@ def load_encoder(spec, device="cpu", seed=1234):
             if not isinstance(encoder, torch.nn.Module):
                 raise TypeError("it describes no encoder")
             if untrained:
-                names = ("log_mel.mean", "log_mel.std")
-                statistics = {name: state[name] for name in names}
+                statistics = {
+                    name: value
+                    for name, value in state.items()
+                    if name.startswith(("log_mel.", "whitening."))
+                }
                 encoder.load_state_dict(statistics, strict=False)
             else:
                 encoder.load_state_dict(state, strict=True)

@@ -47,22 +47,33 @@ class TargetPipeline:
         Decibels, normalised per bin.
     stacking : FrameStacking
         Makes the frames of a token.
-    whitening : TargetWhitening
+    whitening : Whitening
         Equalises their components.
     tokenizer : RandomProjectionTokenizer
         Makes tokens of whitened frames.
+    input_whitening : Whitening, optional
+        The encoder's, which is measured with the others.
     """
 
-    def __init__(self, log_mel, stacking, whitening, tokenizer):
+    def __init__(
+        self, log_mel, stacking, whitening, tokenizer, input_whitening=None
+    ):
         self.log_mel = log_mel
         self.stacking = stacking
         self.whitening = whitening
         self.tokenizer = tokenizer
+        self.input_whitening = input_whitening
 
     def identity(self):
         """Hex sha256 of the settings that decide what is measured."""
         digest = hashlib.sha256()
-        for module in (self.log_mel, self.stacking, self.whitening):
+        modules = (
+            self.log_mel,
+            self.stacking,
+            self.whitening,
+            self.input_whitening,
+        )
+        for module in modules:
             digest.update(str(module).encode())
         for buffer in self.tokenizer.buffers():
             digest.update(buffer.cpu().numpy().tobytes())
@@ -70,12 +81,16 @@ class TargetPipeline:
 
     def state(self):
         """The measured buffers, by name."""
-        return {
+        state = {
             "mel_mean": self.log_mel.mean,
             "mel_std": self.log_mel.std,
             "whitening_mean": self.whitening.mean,
             "whitening_matrix": self.whitening.matrix,
         }
+        if self.input_whitening is not None:
+            state["input_whitening_mean"] = self.input_whitening.mean
+            state["input_whitening_matrix"] = self.input_whitening.matrix
+        return state
 
     def set_state(self, state):
         """Put measured buffers in their places."""
@@ -138,7 +153,10 @@ def measure(pipeline, manifest, n_segments=1000, n_workers=0):
     variance = (squares / n_frames - mean.square()).clamp_min(0.0)
     log_mel.set_statistics(mean, variance.sqrt())
     frames = torch.cat(kept).unflatten(1, (-1, log_mel.n_mels))
-    frames = log_mel.normalise(frames).flatten(1)
+    frames = log_mel.normalise(frames)
+    if pipeline.input_whitening is not None:
+        pipeline.input_whitening.fit(frames.flatten(0, 1))
+    frames = frames.flatten(1)
     pipeline.whitening.fit(frames)
     tokens = pipeline.tokenizer(pipeline.whitening(frames))
     counts = torch.bincount(tokens, minlength=pipeline.tokenizer.codebook_size)

@@ -16,7 +16,7 @@ from muselq_modules.training_statistics import (
     load_or_measure,
     measure,
 )
-from muselq_modules.whitening import TargetWhitening
+from muselq_modules.whitening import Whitening
 
 RATE = 24000
 
@@ -25,8 +25,9 @@ def make_pipeline(dim=8, power=1.0, codes=64, floor=-3.0):
     return TargetPipeline(
         LogMel(n_mels=16, floor=floor),
         FrameStacking(4),
-        TargetWhitening(64, dim, power),
+        Whitening(64, dim, power),
         RandomProjectionTokenizer(dim, codes),
+        Whitening(16, shrinkage=1e-3, rotate_back=True),
     )
 
 

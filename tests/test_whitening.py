@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from muselq_modules.tokenizer import RandomProjectionTokenizer, token_health
-from muselq_modules.whitening import TargetWhitening
+from muselq_modules.whitening import Whitening
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def frames():
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_components_are_uncorrelated_with_mean_variance_one(frames, power):
-    whitening = TargetWhitening(32, 8, power)
+    whitening = Whitening(32, 8, power)
     whitening.fit(frames)
     covariance = torch.cov(whitening(frames).T)
     variances = covariance.diagonal()
@@ -31,7 +31,7 @@ def test_components_are_uncorrelated_with_mean_variance_one(frames, power):
 
 def test_power_0_with_all_components_is_a_scaled_rotation(frames):
     """Squared errors, and so the paper's losses, stay what they were."""
-    whitening = TargetWhitening(32, 32, 0.0)
+    whitening = Whitening(32, 32, 0.0)
     whitening.fit(frames)
     here, there = frames[:100], frames[100:200]
     scale = (whitening(here) - whitening(there)).square().sum(1)
@@ -41,7 +41,7 @@ def test_power_0_with_all_components_is_a_scaled_rotation(frames):
 
 def test_tokens_of_whitened_frames_use_more_of_the_codebook(frames):
     def perplexity(power):
-        whitening = TargetWhitening(32, 16, power)
+        whitening = Whitening(32, 16, power)
         whitening.fit(frames)
         tokens = RandomProjectionTokenizer(16, 512)(whitening(frames))
         return token_health(torch.bincount(tokens, minlength=512))["perplexity"]
@@ -52,22 +52,33 @@ def test_tokens_of_whitened_frames_use_more_of_the_codebook(frames):
 def test_a_constant_direction_is_not_blown_up(frames):
     frames = frames.clone()
     frames[:, 5:] = 2.0
-    whitening = TargetWhitening(32, 32, 1.0)
+    whitening = Whitening(32, 32, 1.0)
     whitening.fit(frames)
     # Silence of another kind than in training must not become infinite.
     assert whitening(frames + 1e-3).abs().max() < 100
 
 
 def test_low_precision_does_not_change_targets(frames):
-    whitening = TargetWhitening(32, 8)
+    whitening = Whitening(32, 8)
     whitening.fit(frames)
     expected = whitening(frames[:64])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(whitening(frames[:64]), expected)
 
 
+def test_rotated_back_an_output_stands_for_its_input(frames):
+    """Whitened mel frames are still in order of frequency."""
+    whitening = Whitening(32, shrinkage=1e-9, rotate_back=True)
+    whitening.fit(frames)
+    whitened = whitening(frames)
+    both = torch.cat([whitened, frames - frames.mean(1, keepdim=True)], 1)
+    related = torch.corrcoef(both.T)[:32, 32:]
+    assert torch.equal(related.argmax(1), torch.arange(32))
+    assert torch.allclose(torch.cov(whitened.T), torch.eye(32), atol=1e-3)
+
+
 def test_measured_buffers_travel_in_the_state(frames):
-    whitening, other = TargetWhitening(32, 8), TargetWhitening(32, 8)
+    whitening, other = Whitening(32, 8), Whitening(32, 8)
     whitening.fit(frames)
     other.load_state_dict(whitening.state_dict())
     assert torch.equal(whitening(frames[:9]), other(frames[:9]))
@@ -76,4 +87,4 @@ def test_measured_buffers_travel_in_the_state(frames):
 @pytest.mark.parametrize("arguments", [(8, 9), (8, 0), (8, 4, 1.5), (8, 4, -1)])
 def test_values_out_of_range_are_refused(arguments):
     with pytest.raises(ValueError, match="between"):
-        TargetWhitening(*arguments)
+        Whitening(*arguments)

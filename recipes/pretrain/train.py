@@ -137,6 +137,7 @@ def make_brain(experiment, brain_class=PretrainBrain):
         hparams["features"]["stacking"],
         hparams["tokenizer"]["whitening"],
         hparams["tokenizer"]["tokenizer"],
+        hparams["encoder"].whitening,
     )
     # The main process measures; then every process reads the same files.
     statistics = [folder, pipeline, train, hparams["statistics_segments"]]

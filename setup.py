@@ -8,6 +8,8 @@ EXTRAS = {
     "codecs": ["torchcodec>=0.7"],
     # Only to stream shards elsewhere: training reads them by itself.
     "shards": ["webdataset>=1.0"],
+    # Other people's encoders: MERT is HuBERT of transformers.
+    "mert": ["transformers>=5,<6"],
     "dev": [
         "webdataset>=1.0",
         "pytest>=8",
@@ -15,6 +17,8 @@ EXTRAS = {
         "ruff>=0.12",
         "yamllint>=1.35",
         "codespell>=2.3",
+        "transformers>=5,<6",  # MERT, on random weights
+        "selenium>=4.20",  # the page of explore, in headless Chromium
     ],
 }
 
@@ -29,7 +33,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["muselq_modules"],
-    package_data={"muselq_modules": ["*.json"]},
+    package_data={"muselq_modules": ["*.json", "explore_assets/*"]},
     python_requires=">=3.10,<3.14",
     # torchaudio 2.11 is its last release, and pairs with torch 2.11 only.
     install_requires=[

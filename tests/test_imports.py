@@ -20,6 +20,7 @@ LAYERS = [
     "whitening",
     "summary_mixing attention branchformer conformer",
     "encoder model",
+    "adapters mert",
     # data
     "segment_index segments sampling training_statistics",
     "preparation manifests song_manifests shards shard_writing shard_sets",
@@ -32,7 +33,7 @@ LAYERS = [
     "probe_training probe_report",
     "probing results_tables results_gains results_plots results_page results",
     # command lines
-    "extract export table",
+    "extract export table explore",
 ]
 LEVEL = {
     name: level for level, line in enumerate(LAYERS) for name in line.split()

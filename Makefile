@@ -39,7 +39,7 @@ lint: $(VENV)/ready
 	$(BIN)/codespell
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 table: $(VENV)/ready
 	$(BIN)/python -m muselq_modules.table $(DATA) $(PRETRAINED) $(RESULTS)

@@ -31,7 +31,9 @@ LAYERS = [
     # brains
     "pretraining probe_head probe_data probe_loaders probe_brain",
     "probe_training probe_report",
-    "probing results_tables results_gains results_plots results_page results",
+    "probing results_tables results_gains results_plots html_page",
+    "results_page results",
+    "cell_averages track_cells music_map previews explore_page",
     # command lines
     "extract export table explore",
 ]

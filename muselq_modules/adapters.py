@@ -278,4 +278,5 @@ def load_adapter(path):
             f"{', '.join(lacking) or 'the base class torch.nn.Module'}: wrap "
             "it in muselq_modules.adapters.CallableEncoder."
         )
+    found.source = f"python:{path}"
     return found

@@ -169,7 +169,8 @@ def load_mert(name, revision=None):
     Returns
     -------
     MertEncoder
-        In evaluation mode.
+        In evaluation mode. Its ``source`` is ``org/name@commit`` or the
+        folder.
 
     Raises
     ------
@@ -180,8 +181,11 @@ def load_mert(name, revision=None):
     _import_hubert()  # before gigabytes are downloaded
     size, _, given = str(name).partition("@")
     folder = Path(str(name))
+    source = str(folder.resolve())
     if size in PUBLISHED:
         folder = _download(*PUBLISHED[size], revision or given)
+        # snapshot_download names its folders after the commit.
+        source = f"{PUBLISHED[size][0]}@{folder.name}"
     elif not folder.is_dir():
         raise UserError(
             f"mert:{name} is neither {' nor '.join(PUBLISHED)} nor a folder: "
@@ -213,6 +217,7 @@ def load_mert(name, revision=None):
             "non-commercial use only.",
             name,
         )
+    encoder.source = source
     return encoder.eval()
 
 

@@ -33,7 +33,7 @@ def page(sections, pictures, runs):
     Example
     -------
     >>> text = page([("title", (["a"], [["<1>"]]), "note")], [], [])
-    >>> "&lt;1&gt;" in text, "http" in text
+    >>> "&lt;1&gt;" in text, "://" in text
     (True, False)
     """
     parts = ["<h1>MuseLQ: downstream tasks</h1>"]

@@ -75,6 +75,7 @@ def test_it_is_called_as_our_encoders(folder):
     encoder = load_any_encoder("python:their_module.my_encoder")
     wav = torch.randn(3, 16000, generator=torch.Generator().manual_seed(0))
     out = encoder(wav, 16000, torch.tensor([1.0, 0.5, 0.01]), [-1, 0])
+    assert encoder.source == "python:their_module.my_encoder"
     assert out.layers == [2, 0] and out.token_rate_hz == 50.0
     assert [list(s.shape) for s in out.hidden_states] == [[3, 50, 24]] * 2
     assert out.lengths.tolist() == [50, 25, 1]

@@ -223,7 +223,8 @@ def test_revision_is_pinned_and_can_be_given(tmp_path, monkeypatch, caplog):
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    load_any_encoder("mert:95M")
+    source = load_any_encoder("mert:95M").source
+    assert source == f"m-a-p/MERT-v1-95M@{folder.name}"
     assert "CC BY-NC 4.0" in caplog.text
     load_mert("330M@refs/pr/7")
     load_mert("330M", revision="v2")

@@ -40,7 +40,7 @@ lint: $(VENV)/ready
 	$(BIN)/codespell
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 benchmarks: $(VENV)/ready
 	for script in mixing_cells quantizers front_ends embedding training_step \

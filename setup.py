@@ -10,6 +10,8 @@ EXTRAS = {
     "benchmarks": ["transformers>=4.50"],
     # Only to stream shards elsewhere: training reads them by itself.
     "shards": ["webdataset>=1.0"],
+    # Other people's encoders: MERT is HuBERT of transformers.
+    "mert": ["transformers>=5,<6"],
     "dev": [
         # What the tests of the benchmarks and of the shards import.
         "transformers>=4.50",
@@ -19,6 +21,8 @@ EXTRAS = {
         "ruff>=0.12",
         "yamllint>=1.35",
         "codespell>=2.3",
+        "transformers>=5,<6",  # MERT, on random weights
+        "selenium>=4.20",  # the page of explore, in headless Chromium
     ],
 }
 
@@ -33,7 +37,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["muselq_modules"],
-    package_data={"muselq_modules": ["*.json"]},
+    package_data={"muselq_modules": ["*.json", "explore_assets/*"]},
     python_requires=">=3.10,<3.14",
     # torchaudio 2.11 is its last release, and pairs with torch 2.11 only.
     install_requires=[

@@ -164,13 +164,14 @@ BASELINES = {
 
 
 def load_any_encoder(spec, device="cpu"):
-    """Baseline by name, or the encoder that `load_encoder` finds.
+    """The encoder of whatever can be given as `--pretrained`.
 
     Parameters
     ----------
     spec : str or Path
-        ``mel``, ``mfcc``, ``chroma``, a run folder, an exported folder or
-        ``random:<folder>``.
+        ``mel``, ``mfcc``, ``chroma``, a run folder, an exported folder,
+        ``random:<folder>``, ``mert:95M``, ``mert:330M``, ``mert:<folder>`` or
+        ``python:my_module.my_encoder``, which runs the code of my_module.
     device : str or torch.device
 
     Returns
@@ -185,6 +186,17 @@ def load_any_encoder(spec, device="cpu"):
     if str(spec) in BASELINES:
         return BASELINES[str(spec)]().to(device).eval()
     # Imported here, for a baseline needs nothing of it.
-    from muselq_modules.pretrained import load_encoder
+    scheme, _, name = str(spec).partition(":")
+    if scheme == "mert":
+        from muselq_modules.mert import load_mert
 
-    return load_encoder(str(spec), device).eval()
+        encoder = load_mert(name)
+    elif scheme == "python":
+        from muselq_modules.adapters import load_adapter
+
+        encoder = load_adapter(name)
+    else:
+        from muselq_modules.pretrained import load_encoder
+
+        encoder = load_encoder(str(spec), device)
+    return encoder.requires_grad_(False).to(device).eval()

@@ -85,6 +85,29 @@ def choose_layers(layers, n_layers):
     return chosen
 
 
+def digest_of(module, text):
+    """Hex sha256 of a text and of the weights of a module.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Names, types, shapes and values of its parameters and buffers count.
+    text : str
+        Whatever else determines the features.
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        header = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
+        digest.update(header.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 class MusicEncoder(nn.Module):
     """Log-mel, subsampling and a stack of Branchformer or Conformer layers.
 
@@ -183,13 +206,7 @@ class MusicEncoder(nn.Module):
         The layers with their settings, and the names, types, shapes and
         values of the weights; not how training drops or recomputes layers.
         """
-        digest = hashlib.sha256(str(self).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            tensor = tensor.detach().cpu().contiguous()
-            header = f"{name} {tensor.dtype} {tuple(tensor.shape)}"
-            digest.update(header.encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self, str(self))
 
     def forward(
         self, wav, sample_rate=None, lengths=None, layers=None, resample=False

@@ -14,6 +14,7 @@ wait; with ``finetune`` all ranks train.
 """
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -194,8 +195,16 @@ def encoder_name(spec):
     -------
     >>> encoder_name("mel"), encoder_name("random:results/brn_summary/1234")
     ('mel', 'random_brn_summary_1234')
+    >>> encoder_name("mert:95M"), encoder_name("python:my_module.my_encoder")
+    ('mert_95M', 'my_module.my_encoder')
     """
     random, path = "", str(spec)
+    scheme, _, rest = path.partition(":")
+    if scheme == "python":
+        return rest
+    if scheme == "mert":
+        name = Path(rest).resolve().name if Path(rest).is_dir() else rest
+        return "mert_" + re.sub(r"[^\w.-]", "_", name)
     if path.startswith("random:"):
         random, path = "random_", path.removeprefix("random:")
     if path in ("mel", "mfcc", "chroma"):

@@ -3,17 +3,19 @@
 import base64
 from html import escape
 
+from muselq_modules.html_page import document
+
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; padding: 0 1em;
-       max-width: 1200px; color: #222; }
+body { margin: 2em auto; padding: 0 1em; max-width: 1200px; }
 table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: 3px 8px; border-bottom: 1px solid #ddd; text-align: left;
-         white-space: nowrap; font-variant-numeric: tabular-nums; }
-th { background: #f3f3f3; }
+th, td { padding: 3px 8px; border-bottom: 1px solid var(--line);
+         text-align: left; white-space: nowrap;
+         font-variant-numeric: tabular-nums; }
+th { background: var(--head); }
 div.table { overflow-x: auto; }
-img { max-width: 100%; }
+img { max-width: 100%; background: #fff; }
 figure { display: inline-block; margin: 1em 1em 1em 0; vertical-align: top; }
-.note { color: #555; max-width: 60em; }
+.note { max-width: 60em; }
 """
 
 
@@ -31,7 +33,7 @@ def page(sections, pictures, runs):
     Example
     -------
     >>> text = page([("title", (["a"], [["<1>"]]), "note")], [], [])
-    >>> "&lt;1&gt;" in text, "http" in text
+    >>> "&lt;1&gt;" in text, "://" in text
     (True, False)
     """
     parts = ["<h1>MuseLQ: downstream tasks</h1>"]
@@ -47,11 +49,7 @@ def page(sections, pictures, runs):
             "</figure>"
         )
     parts.append(f"<h2>Every run</h2>{_table(*_run_table(runs))}")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>MuseLQ results</title><style>{STYLE}</style></head>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return document("MuseLQ results", "".join(parts), STYLE)
 
 
 def _table(header, lines):

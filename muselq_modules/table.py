@@ -4,7 +4,9 @@
 
 ``/data`` holds one folder for each recipe, named as the recipe (``gtzan``,
 ``nsynth``, ...). Each task runs for the encoder, for the same architecture
-untrained, and for the baselines. Finished runs are kept, so an interrupted
+untrained, and for the baselines. ``mert:95M`` or
+``python:my_module.my_encoder`` in the place of the run folder adds somebody
+else's encoder to the same table. Finished runs are kept, so an interrupted
 call is simply repeated; a task that fails is named at the end and does not
 stop the others.
 """
@@ -82,7 +84,9 @@ def main(argv=None):
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", help="one folder for each recipe")
-    parser.add_argument("pretrained", help="run folder of an encoder")
+    parser.add_argument(
+        "pretrained", help="run folder of an encoder, mert:95M, python:..."
+    )
     parser.add_argument("results", help="where the runs and the page go")
     parser.add_argument(
         "--baselines",
@@ -93,10 +97,12 @@ def main(argv=None):
     )
     known, options = parser.parse_known_args(argv)
     present, absent = find_tasks(known.data)
-    encoders = [known.pretrained] + [
-        f"random:{known.pretrained}" if name == "random" else name
-        for name in known.baselines
-    ]
+    encoders = [known.pretrained]
+    for name in known.baselines:
+        if name != "random":
+            encoders.append(name)
+        elif not known.pretrained.startswith(("mert:", "python:")):
+            encoders.append(f"random:{known.pretrained}")
     failed, total = [], len(present) * len(encoders)
     for number, (script, yaml, folder) in enumerate(present):
         for place, encoder in enumerate(encoders):

@@ -21,6 +21,7 @@ LAYERS = [
     "whitening",
     "summary_mixing attention branchformer conformer",
     "encoder model",
+    "adapters mert",
     # data
     "segment_index segments sampling training_statistics",
     "preparation manifests song_manifests shards shard_writing shard_sets",
@@ -31,9 +32,11 @@ LAYERS = [
     # brains
     "pretraining probe_head probe_data probe_loaders probe_brain",
     "probe_training probe_report",
-    "probing results_tables results_gains results_plots results_page results",
+    "probing results_tables results_gains results_plots html_page",
+    "results_page results",
+    "cell_averages track_cells music_map previews explore_page",
     # command lines
-    "extract export table",
+    "extract export table explore",
 ]
 LEVEL = {
     name: level for level, line in enumerate(LAYERS) for name in line.split()

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from pretrain_runs import ROOT
 
+from muselq_modules.probing import encoder_name
+
 TASKS = sorted(
     path
     for path in ROOT.glob("recipes/*/hparams/*.yaml")
@@ -49,7 +51,8 @@ def launch(yaml, data_folder, output_folder, monkeypatch, pretrained="mel"):
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.syspath_prepend(str(script.parent))
     runpy.run_path(str(script), run_name="__main__")
-    (result,) = output_folder.glob("*/*/results.json")
+    name = encoder_name(pretrained)
+    (result,) = output_folder.glob(f"*/{name}/results.json")
     return json.loads(result.read_text(encoding="utf-8"))
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     "waveforms",
     "whitening",
     "summary_mixing attention branchformer conformer",
-    "encoder model",
+    "encoder model token_store full_context",
     # data
     "segment_index segments sampling training_statistics",
     "preparation manifests song_manifests shards shard_writing shard_sets",

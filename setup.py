@@ -10,6 +10,9 @@ EXTRAS = {
     "benchmarks": ["transformers>=4.50"],
     # Only to stream shards elsewhere: training reads them by itself.
     "shards": ["webdataset>=1.0"],
+    # Rates such as 44,101 Hz, where torchaudio's filter takes gigabytes.
+    "resample": ["soxr>=0.5"],
+    "parquet": ["pyarrow>=16"],
     "dev": [
         # What the tests of the benchmarks and of the shards import.
         "transformers>=4.50",
@@ -19,6 +22,9 @@ EXTRAS = {
         "ruff>=0.12",
         "yamllint>=1.35",
         "codespell>=2.3",
+        # extract: odd rates and tables
+        "soxr>=0.5",
+        "pyarrow>=16",
     ],
 }
 

@@ -29,6 +29,10 @@ DEVICE_BLOCK_TOKENS = 8192
 GIB = 2**30
 
 
+class TooLong(UserError):
+    """The recording does not fit into memory."""
+
+
 class FullContext:
     """Feed a recording with :meth:`add`, then read :meth:`frames`.
 
@@ -50,12 +54,16 @@ class FullContext:
         Precision of the arithmetic, such as ``torch.bfloat16``.
     block_tokens : int, optional
         Tokens computed together.
+    advance : callable, optional
+        Called with the share of the work that a block was, all of them about
+        1 together.
 
     Raises
     ------
+    TooLong
+        When a layer cannot be computed in blocks and does not fit.
     UserError
-        When a layer cannot be computed in blocks and does not fit; when the
-        encoder is none of this project.
+        When the encoder is none of this project.
 
     Example
     -------
@@ -87,6 +95,7 @@ class FullContext:
         memory_gb=1.0,
         autocast=None,
         block_tokens=None,
+        advance=lambda share: None,
     ):
         check_encoder(encoder)
         self.encoder, self.layers = encoder, list(layers)
@@ -99,7 +108,10 @@ class FullContext:
         )
         # The hidden states that exist at the same time.
         n_stores = 3 + len(set(self.layers))
-        n_tokens = duration_s * encoder.token_rate_hz
+        n_tokens = max(1, duration_s * encoder.token_rate_hz)
+        # The front end counts as one pass, a layer as two.
+        self._advance, self._share = advance, 1 / (1 + 2 * max(self.layers))
+        self._expected_tokens = n_tokens
         n_bytes = n_stores * 4 * encoder.dim * n_tokens
         self.folder = folder if n_bytes > self.memory_bytes else None
         self._tokens = self._store()
@@ -159,6 +171,7 @@ class FullContext:
             tokens = self.encoder.subsampling(mels)[0]
         first = self._lead // self.encoder.token_samples
         self._tokens.append(tokens[first : first + n_tokens])
+        self._advance(self._share * n_tokens / self._expected_tokens)
 
     def _flush(self):
         """The samples that are left; a clip shorter than a token gives one."""
@@ -201,6 +214,7 @@ class FullContext:
                 _, values = layer.mixer.branches(layer.mixer_input(x))
             # Not every device knows float64.
             total += values.float().sum(1, keepdim=True).cpu().double()
+            self._advance(self._share * (stop - start) / n_tokens)
         summary = (total / n_tokens).float().to(self.device)
         result = self._store()
         for start, stop in self._spans(n_tokens):
@@ -210,6 +224,7 @@ class FullContext:
                 local, _ = layer.mixer.branches(layer.mixer_input(x))
                 x = layer.leave(x, layer.mixer.combine(local, summary))
             result.append(x[0, start - first : stop - first])
+            self._advance(self._share * (stop - start) / n_tokens)
         return result
 
     @torch.inference_mode()
@@ -220,7 +235,7 @@ class FullContext:
         needed = 4 * len(tokens) * 4 * (self.encoder.dim + widest)
         if needed > self.memory_bytes:
             minutes = len(tokens) / self.encoder.token_rate_hz / 60
-            raise UserError(
+            raise TooLong(
                 f"too long for one pass: {name} over "
                 f"{minutes:.1f} minutes needs about {needed / GIB:.1f} GB: "
                 "raise --memory_gb or leave --context full out"

@@ -27,9 +27,6 @@ from muselq_modules.feature_rows import POOLS, SPANS
 from muselq_modules.parallel import available_cpus
 from muselq_modules.preparation import count_reasons
 
-# Changes when the same settings give other values.
-VERSION = 1
-
 
 def parse_layers(text, n_layers):
     """Layer numbers from what is typed.
@@ -95,22 +92,10 @@ def extract(
     if storage.format == "parquet":
         import_arrow()
     recordings = find_recordings(inputs)
-    settings = {
-        "version": VERSION,
-        "encoder": encoder.digest(),
-        "pretrained": str(pretrained),
-        "layers": plan.layers,
-        "context": plan.context,
-        "window_s": plan.window_s,
-        "overlap_s": plan.overlap_s,
-        "precision": plan.precision,
-        "pool": storage.pool,
-        "per": storage.per,
-        "format": storage.format,
-        "dtype": storage.dtype,
-    }
+    run = ExtractionRun(encoder, plan, storage)
+    settings = {**run.settings(), "pretrained": str(pretrained)}
     folder = FeatureFolder(output, settings, overwrite)
-    ExtractionRun(folder, encoder, plan, storage).run(recordings, workers)
+    run.run(folder, recordings, workers)
     return folder.skipped
 
 

@@ -56,8 +56,11 @@ class Extraction:
     encoder : MusicEncoder or another encoder
         In evaluation mode, on its device.
     plan : Plan
+
+    Attributes
+    ----------
     scratch : str or Path
-        Folder for temporary files.
+        Folder for temporary files, None for none.
 
     Raises
     ------
@@ -66,10 +69,10 @@ class Extraction:
         for full context with an encoder that has none.
     """
 
-    def __init__(self, encoder, plan, scratch=None):
+    def __init__(self, encoder, plan):
         if plan.context == "full":
             check_encoder(encoder)
-        self.encoder, self.plan, self.scratch = encoder, plan, scratch
+        self.encoder, self.plan, self.scratch = encoder, plan, None
         tensors = [*encoder.parameters(), *encoder.buffers()]
         self.device = tensors[0].device
         rate = encoder.token_rate_hz

@@ -12,6 +12,9 @@ from muselq_modules.feature_files import WRITERS
 from muselq_modules.feature_rows import Rows
 from muselq_modules.tracks import Track
 
+# Changes when the same settings give other values.
+VERSION = 1
+
 
 @dataclass
 class Storage:
@@ -54,7 +57,7 @@ class Progress:
             mininterval=0.5,
         )
         self._since, self._audio_s = time.perf_counter(), 0.0
-        self._shares = {}
+        self._done, self._shares = done, {}
 
     def advance(self, recording, share, duration_s):
         """A further share of a recording is done."""
@@ -66,15 +69,18 @@ class Progress:
         speed = self._audio_s / (time.perf_counter() - self._since)
         text = f"{speed:,.0f} s of audio a second"
         self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(share)
+        self._bar.n = self._done + sum(self._shares.values())
+        self._bar.update(0)
 
     def finish(self, recording, duration_s=0.0):
         """The recording is done, or skipped."""
         self.advance(recording, 1.0, duration_s)
+        self._done += 1
         del self._shares[recording]
 
     def close(self):
         """Leave the bar as it is."""
+        self._bar.n = self._done
         self._bar.close()
 
 
@@ -83,33 +89,55 @@ class ExtractionRun:
 
     Parameters
     ----------
-    folder : FeatureFolder
-        Where the features go.
     encoder : MusicEncoder or another encoder
         In evaluation mode, on its device.
     plan : Plan
         How to encode.
     storage : Storage
         What to store.
+
+    Raises
+    ------
+    UserError
+        When encoder and plan do not go together.
     """
 
-    def __init__(self, folder, encoder, plan, storage):
-        self.folder, self.encoder = folder, encoder
-        self.plan, self.storage = plan, storage
+    def __init__(self, encoder, plan, storage):
+        self.encoder, self.plan, self.storage = encoder, plan, storage
         self.digest = encoder.digest()
-        self.extraction = Extraction(encoder, plan, folder.scratch)
-        self.progress = None
+        self.extraction = Extraction(encoder, plan)
+        self.folder = self.progress = None
         self._tracks, self._n_opened = {}, 0
 
-    def run(self, recordings, workers):
+    def settings(self):
+        """All that determines the features, as JSON values."""
+        plan, storage = self.plan, self.storage
+        return {
+            "version": VERSION,
+            "encoder": self.digest,
+            "layers": plan.layers,
+            "context": plan.context,
+            "window_s": plan.window_s,
+            "overlap_s": plan.overlap_s,
+            "precision": plan.precision,
+            "pool": storage.pool,
+            "per": storage.per,
+            "format": storage.format,
+            "dtype": storage.dtype,
+        }
+
+    def run(self, folder, recordings, workers):
         """Extract features.
 
         Parameters
         ----------
+        folder : FeatureFolder
+            Where they go.
         recordings : list of Recording
         workers : int
             Processes that decode; 0 for none.
         """
+        self.folder, self.extraction.scratch = folder, folder.scratch
         todo = {r.path: r for r in recordings if not self.folder.is_done(r)}
         self.progress = Progress(len(recordings), len(recordings) - len(todo))
         messages = decode_all(list(todo), self.encoder.sample_rate, workers)

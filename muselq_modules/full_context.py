@@ -101,6 +101,7 @@ class FullContext:
         self.encoder, self.layers = encoder, list(layers)
         self.memory_bytes = memory_gb * GIB
         self.device = encoder.norm.weight.device
+        self.dtype = encoder.norm.weight.dtype
         self.autocast = autocast
         on_cpu = self.device.type == "cpu"
         self.block_tokens = block_tokens or (
@@ -168,7 +169,7 @@ class FullContext:
         with self._context():
             mels = self.encoder.log_mel(wav.unsqueeze(0))
             mels = mels[:, : mels.shape[1] // factor * factor]
-            tokens = self.encoder.subsampling(mels)[0]
+            tokens = self.encoder.subsampling(mels.to(self.dtype))[0]
         first = self._lead // self.encoder.token_samples
         self._tokens.append(tokens[first : first + n_tokens])
         self._advance(self._share * n_tokens / self._expected_tokens)
@@ -215,7 +216,7 @@ class FullContext:
             # Not every device knows float64.
             total += values.float().sum(1, keepdim=True).cpu().double()
             self._advance(self._share * (stop - start) / n_tokens)
-        summary = (total / n_tokens).float().to(self.device)
+        summary = (total / n_tokens).to(self.dtype).to(self.device)
         result = self._store()
         for start, stop in self._spans(n_tokens):
             first = max(0, start - layer.halo)
@@ -249,10 +250,11 @@ class FullContext:
     @torch.inference_mode()
     def _norm(self, state):
         with self._context():
-            return self.encoder.norm(state.to(self.device)).float()
+            return self.encoder.norm(state.to(self.device, self.dtype)).float()
 
     def _read(self, tokens, start, stop):
-        return tokens.read(start, stop).unsqueeze(0).to(self.device)
+        x = tokens.read(start, stop).unsqueeze(0)
+        return x.to(self.device, self.dtype)
 
 
 def streams(layer):

@@ -12,9 +12,11 @@ EXTRAS = {
     "shards": ["webdataset>=1.0"],
     # Other people's encoders: MERT is HuBERT of transformers.
     "mert": ["transformers>=5,<6"],
+    # Rates such as 44,101 Hz, where torchaudio's filter takes gigabytes.
+    "resample": ["soxr>=0.5"],
+    "parquet": ["pyarrow>=16"],
     "dev": [
         # What the tests of the benchmarks and of the shards import.
-        "transformers>=4.50",
         "webdataset>=1.0",
         "pytest>=8",
         "pytest-xdist>=3.5",
@@ -23,6 +25,9 @@ EXTRAS = {
         "codespell>=2.3",
         "transformers>=5,<6",  # MERT, on random weights
         "selenium>=4.20",  # the page of explore, in headless Chromium
+        # extract: odd rates and tables
+        "soxr>=0.5",
+        "pyarrow>=16",
     ],
 }
 

@@ -157,7 +157,7 @@ def _check_with_soundfile(path):
                 f"truncated or corrupt: {one_line(error)} after {read_s:.1f} s"
             ) from error
         facts["frames"] = meter.frames
-        _check_length(path, file, meter.frames)
+        check_length(path, file, meter.frames)
         _check_seek(file, meter.frames)
     facts["silent"] = meter.silent
     return facts
@@ -181,7 +181,9 @@ def _check_with_torchcodec(path, first_error):
     meter = _LevelMeter()
     meter.add(samples)
     promised_s = decoder.metadata.duration_seconds_from_header or 0.0
-    _compare(meter.frames, promised_s * audio.sample_rate, audio.sample_rate)
+    check_promise(
+        meter.frames, promised_s * audio.sample_rate, audio.sample_rate
+    )
     return {
         "frames": meter.frames,
         "sample_rate": int(audio.sample_rate),
@@ -243,8 +245,11 @@ def is_short(frames, held, sample_rate):
     return frames < held - TOLERANCE_S * sample_rate
 
 
-def _check_length(path, file, frames):
-    """Compare the decoded `frames` with what the file should hold."""
+def check_length(path, file, frames):
+    """Raise `AudioFault` when an open file held fewer `frames` than it should.
+
+    `frames` were decoded, from the first to the last.
+    """
     held = held_frames(path, file)
     if held > file.frames and is_short(frames, held, file.samplerate):
         # libsndfile stops where it guessed the end, whatever music follows.
@@ -256,11 +261,11 @@ def _check_length(path, file, frames):
         raise AudioFault("truncated: the Ogg stream has no last page")
     if chunks_are_cut(file.extra_info):
         raise AudioFault("truncated: a chunk is longer than the file")
-    _compare(frames, held, file.samplerate)
+    check_promise(frames, held, file.samplerate)
 
 
-def _compare(frames, promised, sample_rate):
-    """Raise when fewer frames were decoded than promised."""
+def check_promise(frames, promised, sample_rate):
+    """Raise `AudioFault` when fewer frames were decoded than promised."""
     if is_short(frames, promised, sample_rate):
         raise AudioFault(
             f"truncated: {frames / sample_rate:.1f} s decoded, the header "

@@ -128,7 +128,7 @@ def _read_frames(path, start_s, duration_s, sample_rate):
         lead = margin = 0
         if rate != sample_rate:
             step = rate // math.gcd(rate, sample_rate)
-            margin = math.ceil(_filter_frames(rate, sample_rate) / step) * step
+            margin = math.ceil(filter_frames(rate, sample_rate) / step) * step
             lead = min(margin, start // step * step)
         preroll = MP3_PREROLL if file.format == "MP3" else 0
         begin = max(0, start - lead - preroll)
@@ -150,7 +150,7 @@ def _read_frames(path, start_s, duration_s, sample_rate):
     return torch.from_numpy(audio), rate, lead, stop - start
 
 
-def _filter_frames(rate, sample_rate):
+def filter_frames(rate, sample_rate):
     """Return how many frames at `rate` the resampling filter reaches."""
     return math.ceil(FILTER_FRAMES * max(1.0, rate / sample_rate))
 

@@ -168,7 +168,7 @@ def _check(root, path):
         return {"fault": "file name: not valid text, rename it"}
     full = Path(root, path)
     try:
-        with _quiet_decoders():
+        with quiet_decoders():
             facts = check_audio(full)
     except NotReached as fault:
         return {"fault": str(fault)}
@@ -194,7 +194,7 @@ def _stamp(path):
 
 
 @contextlib.contextmanager
-def _quiet_decoders():
+def quiet_decoders():
     """Keep the notes of the MP3 decoder, written to fd 2, off the screen."""
     sys.stderr.flush()
     saved = os.dup(2)

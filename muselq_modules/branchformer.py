@@ -75,7 +75,21 @@ class BranchformerLayer(BranchformerEncoderLayer):
         torch.Tensor
             [batch, time, dim].
         """
-        mixed = self.dropout(self.mixer(self.norm_mhsa(x), padding_mask))
+        mixed = self.mixer(self.mixer_input(x), padding_mask)
+        return self.leave(x, mixed, padding_mask)
+
+    @property
+    def halo(self):
+        """Tokens to either side that :meth:`leave` sees."""
+        return self.convolution_branch.csgu.conv.conv.kernel_size[0] // 2
+
+    def mixer_input(self, x):
+        """What the mixer is given, token by token."""
+        return self.norm_mhsa(x)
+
+    def leave(self, x, mixed, padding_mask=None):
+        """The layer's output from its input and what the mixer gave."""
+        mixed = self.dropout(mixed)
         local = self.dropout(self._local(self.norm_conv(x), padding_mask))
         for_mixed, for_local = self.merge_proj.weight.chunk(2, dim=1)
         merged = F.linear(local, for_local, self.merge_proj.bias)

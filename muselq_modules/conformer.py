@@ -55,8 +55,26 @@ class ConformerLayer(ConformerEncoderLayer):
 
     def forward(self, x, padding_mask=None):
         """One layer, as :meth:`BranchformerLayer.forward`."""
-        x = x + 0.5 * self._feed_forward(self.ffn_module1, x)
-        x = x + self.drop(self.mixer(self.norm1(x), padding_mask))
+        x = self.enter(x)
+        mixed = self.mixer(self.mixer_input(x), padding_mask)
+        return self.leave(x, mixed, padding_mask)
+
+    @property
+    def halo(self):
+        """Tokens to either side that :meth:`leave` sees."""
+        return self.convolution_module.kernel_size // 2
+
+    def enter(self, x):
+        """The first half feed-forward, token by token."""
+        return x + 0.5 * self._feed_forward(self.ffn_module1, x)
+
+    def mixer_input(self, x):
+        """What the mixer is given, token by token."""
+        return self.norm1(x)
+
+    def leave(self, x, mixed, padding_mask=None):
+        """The layer's output from :meth:`enter`'s and what the mixer gave."""
+        x = x + self.drop(mixed)
         x = x + self._convolution(x, padding_mask)
         return self.norm2(x + 0.5 * self._feed_forward(self.ffn_module2, x))
 

@@ -90,6 +90,15 @@ def available_cpus():
 
 def _pool(workers):
     """Return a pool of processes that share no state with this one."""
+    return ProcessPoolExecutor(
+        workers,
+        mp_context=process_context(),
+        initializer=ignore_interrupts,
+    )
+
+
+def process_context():
+    """How to start processes that share no state with this one."""
     # A forked copy of a process with torch's threads may deadlock.
     methods = multiprocessing.get_all_start_methods()
     method = "forkserver" if "forkserver" in methods else "spawn"
@@ -97,14 +106,11 @@ def _pool(workers):
     if method == "forkserver":
         # Importing torch takes seconds: once, not in every process.
         context.set_forkserver_preload(["muselq_modules.audio_data"])
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_ignore_interrupts,
-    )
+    return context
 
 
-def _ignore_interrupts():
+def ignore_interrupts():
+    """Leave Ctrl-C to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

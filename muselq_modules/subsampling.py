@@ -90,6 +90,12 @@ class ConvNeXtSubsampling(nn.Module):
             ConvNeXtBlock(dim, kernel_size, expansion) for _ in range(n_blocks)
         )
 
+    @property
+    def halo(self):
+        """Tokens to either side that a token's value depends on."""
+        reach = (block.depthwise.kernel_size[0] // 2 for block in self.blocks)
+        return 1 + sum(reach)
+
     def forward(self, frames, padding_mask=None):
         """Subsample by 4.
 
@@ -198,6 +204,8 @@ class ResidualConvSubsampling(nn.Module):
     """
 
     factor = 4
+    # Tokens to either side that a token's value depends on: 9 frames.
+    halo = 3
 
     def __init__(self, n_mels, dim, channels=512):
         super().__init__()

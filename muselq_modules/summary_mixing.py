@@ -13,6 +13,10 @@ Three rewritings leave the result as it is and save most of the time: the first
 layers of f and s are one grouped product; W_c [f; s_bar] is split into
 W_f f + W_s s_bar, the second term once a clip instead of once a token; and
 without padding no mask is built.
+
+``branches`` (f and s) and ``combine`` (c) look at one token each, and
+``forward`` is made of them: `full_context` calls them block by block on
+recordings that do not fit into memory.
 """
 
 import torch
@@ -131,6 +135,11 @@ class SummaryMixing(nn.Module):
         torch.Tensor
             [batch, time, dim].
         """
+        local, values = self.branches(x)
+        return self.combine(local, summarise(values, padding_mask))
+
+    def branches(self, x):
+        """f and s of each token: [batch, time, local_dim and summary_dim]."""
         hidden = F.gelu(self.input(x.unflatten(-1, (self.n_heads, -1))))
         local, values = hidden.split(
             [self.local_dim // self.n_heads, self.summary_dim // self.n_heads],
@@ -138,7 +147,10 @@ class SummaryMixing(nn.Module):
         )
         local = F.gelu(self.local_function(local)).flatten(2)
         values = F.gelu(self.summary_function(values)).flatten(2)
-        summary = summarise(values, padding_mask)
+        return local, values
+
+    def combine(self, local, summary):
+        """c of f [batch, time, local_dim] and the mean of s [batch, 1, .]."""
         for_local, for_summary = self.combiner.weight.split(
             [self.local_dim, self.summary_dim], dim=1
         )
@@ -174,6 +186,14 @@ class SummaryMixingLite(nn.Module):
 
     def forward(self, x, padding_mask=None):
         """[batch, time, dim] -> [batch, 1, dim]."""
+        local, values = self.branches(x)
+        return self.combine(local, summarise(values, padding_mask))
+
+    def branches(self, x):
+        """No f, and s of each token [batch, time, dim]."""
         hidden = F.gelu(self.input(x.unflatten(-1, (self.n_heads, -1))))
-        values = F.gelu(self.summary_function(hidden)).flatten(2)
-        return summarise(values, padding_mask)
+        return None, F.gelu(self.summary_function(hidden)).flatten(2)
+
+    def combine(self, local, summary):
+        """The summary itself [batch, 1, dim]."""
+        return summary

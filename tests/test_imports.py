@@ -19,8 +19,9 @@ LAYERS = [
     "features masking tokenizer depthwise subsampling losses schedules",
     "waveforms",
     "whitening",
+    "audio_stream decoding crossfade feature_files feature_rows",
     "summary_mixing attention branchformer conformer",
-    "encoder model",
+    "encoder model token_store full_context",
     "adapters mert",
     # data
     "segment_index segments sampling training_statistics",
@@ -29,6 +30,7 @@ LAYERS = [
     # runs
     "configuration overrides command_line ranks run_record checkpoints",
     "experiment pretrained baselines embedding_cache embeddings",
+    "extraction tracks feature_index extraction_run",
     # brains
     "pretraining probe_head probe_data probe_loaders probe_brain",
     "probe_training probe_report",

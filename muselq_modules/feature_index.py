@@ -1,0 +1,276 @@
+"""A folder of extracted features: what is in it, and what is done already.
+
+* ``settings.json``: encoder digest and options, one set for the folder;
+* ``index.jsonl``: one line for each recording that is done;
+* ``skipped.tsv``: recordings that could not be read, with the reason;
+* the features, named after the recordings: ``album/song.mp3.npy``.
+"""
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from muselq_modules.audio_scan import find_audio
+from muselq_modules.errors import UserError
+from muselq_modules.preparation import write_skipped
+from muselq_modules.run_record import lock_folder
+
+# Told by settings.json, but not what makes two sets of features differ.
+TOLD_ONLY = ("pretrained",)
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """An input file.
+
+    Attributes
+    ----------
+    path : str
+        Where it is.
+    name : str
+        Its place in the output, with forward slashes.
+    stamp : list of int
+        Bytes and modification time in nanoseconds; None if it is gone.
+    """
+
+    path: str
+    name: str
+    stamp: list = None
+
+
+def find_recordings(inputs):
+    """The audio files of files and folders.
+
+    Parameters
+    ----------
+    inputs : list of str or Path
+        Files, taken whatever their suffix, and folders, searched with all
+        that is in them.
+
+    Returns
+    -------
+    list of Recording
+        Each file once. Names are relative to the folder, or to what several
+        inputs have in common.
+
+    Raises
+    ------
+    UserError
+        When an input does not exist or nothing is found.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("b.wav", "a.mp3"):
+    ...         Path(folder, name).touch()
+    ...     [r.name for r in find_recordings([folder])]
+    ...     [r.name for r in find_recordings([Path(folder, "b.wav")])]
+    ['a.mp3', 'b.wav']
+    ['b.wav']
+    """
+    paths, roots = [], []
+    for given in inputs:
+        path = os.path.abspath(given)
+        if os.path.isdir(path):
+            roots.append(path)
+            paths += [os.path.join(path, name) for name in find_audio(path)]
+        elif os.path.isfile(path):
+            roots.append(os.path.dirname(path))
+            paths.append(path)
+        else:
+            raise UserError(f"{given} does not exist: check the path")
+    if not paths:
+        shown = ", ".join(map(str, inputs))
+        raise UserError(f"{shown} holds no audio file: check the path")
+    try:
+        root = os.path.commonpath(roots)
+    except ValueError as error:  # Windows
+        raise UserError(
+            "the inputs are on several drives: extract them one by one"
+        ) from error
+    return [
+        Recording(path, Path(path).relative_to(root).as_posix(), _stamp(path))
+        for path in dict.fromkeys(map(os.path.normpath, paths))
+    ]
+
+
+class FeatureFolder:
+    """The output of `extract`.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if need be.
+    settings : dict
+        All that determines the features, as JSON values.
+    overwrite : bool
+        Remove the features of other settings instead of refusing them.
+
+    Raises
+    ------
+    UserError
+        When another process writes to the folder, when it holds features of
+        other settings, and when it cannot be written.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = FeatureFolder(folder, {"layers": [4]})
+    ...     FeatureFolder(folder, {"layers": [2]})
+    Traceback (most recent call last):
+        ...
+    muselq_modules.errors.UserError: ... --layers 4, not 2: give another ...
+    """
+
+    def __init__(self, folder, settings, overwrite=False):
+        self.folder = Path(folder)
+        self.scratch = self.folder / ".partial"
+        self.skipped = []
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock_folder(self.folder)
+            # What a killed run left half done.
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            self.scratch.mkdir()
+            self._records = self._read_index()
+            self._check_settings(settings, overwrite)
+            self._index = open(self._path("index.jsonl"), "a", encoding="utf-8")
+        except OSError as error:
+            raise self.write_error(error) from error
+
+    def _path(self, name):
+        return self.folder / name
+
+    def write_error(self, error):
+        """The sentence for an `OSError` met while writing."""
+        return UserError(
+            f"{self.folder} cannot be written: {error.strerror}: free or "
+            "choose another place, and repeat the command to go on"
+        )
+
+    def _read_index(self):
+        records = {}
+        if self._path("index.jsonl").is_file():
+            for line in self._path("index.jsonl").open(encoding="utf-8"):
+                try:
+                    record = json.loads(line)
+                    records[record["file"]] = record
+                except (ValueError, KeyError):
+                    continue  # the line under way when a run was killed
+        self._write_index(records)
+        return records
+
+    def _write_index(self, records):
+        """One line a recording, in order, whole or not at all."""
+        lines = [json.dumps(records[name]) + "\n" for name in sorted(records)]
+        self._replace("index.jsonl", "".join(lines))
+
+    def _replace(self, name, text):
+        partial = self.scratch / name
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self._path(name))
+
+    def _check_settings(self, settings, overwrite):
+        path = self._path("settings.json")
+        try:
+            former = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            former = {} if not self._records else {"settings.json": "damaged"}
+        for key in [*settings, *former]:
+            old, new = (
+                _shown(values.get(key)) for values in (former, settings)
+            )
+            if not former or key in TOLD_ONLY or old == new:
+                continue
+            if not overwrite:
+                made = f"--{key} {old}, not {new}"
+                if key == "encoder":
+                    made = f"another encoder ({former.get('pretrained')})"
+                raise UserError(
+                    f"{self.folder} holds features made with {made}: give "
+                    "another folder, or --overwrite to replace them"
+                )
+            for record in self._records.values():
+                self._remove(record)
+            self._records = {}
+            self._write_index({})
+            break
+        self._replace("settings.json", json.dumps(settings, indent=2) + "\n")
+
+    def _remove(self, record):
+        """Remove a recording's features; never a file outside the folder."""
+        for output in record["outputs"]:
+            path = self._path(output)
+            if self.folder.resolve() in path.resolve().parents:
+                path.unlink(missing_ok=True)
+
+    def is_done(self, recording):
+        """Whether the features are there, and the recording is unchanged."""
+        record = self._records.get(recording.name)
+        return (
+            record is not None
+            and record["stamp"] == recording.stamp
+            and all(self._path(name).is_file() for name in record["outputs"])
+        )
+
+    def add(self, recording, files, facts):
+        """Move a recording's files to their place and note it as done.
+
+        Parameters
+        ----------
+        recording : Recording
+        files : dict
+            Of a `FeatureWriter`.
+        facts : dict
+            For the index.
+        """
+        outputs = []
+        for suffix, path in files.items():
+            target = self._path(recording.name + suffix)
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                path.unlink()
+                self.skip(recording, "file name: too long with its suffix")
+                return
+            outputs.append(recording.name + suffix)
+        record = {"file": recording.name, "outputs": outputs, **facts}
+        record["stamp"] = recording.stamp
+        self._records[recording.name] = record
+        self._index.write(json.dumps(record) + "\n")
+        self._index.flush()
+
+    def skip(self, recording, reason):
+        """Note that a recording cannot be used, and why."""
+        self.skipped.append((recording.name, reason))
+
+    def close(self):
+        """Complete the index and the list of skipped recordings."""
+        self._index.close()
+        self._write_index(self._records)
+        write_skipped(self._path("skipped.tsv"), sorted(self.skipped))
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _shown(value):
+    """A setting as it is typed."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _stamp(path):
+    """What tells a changed file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torchaudio.functional import create_dct
 
-from muselq_modules.encoder import EncoderOutput, choose_layers
 from muselq_modules.features import LogMel
+from muselq_modules.hidden_states import EncoderOutput, choose_layers
 from muselq_modules.waveforms import as_waveforms
 
 
@@ -169,8 +169,9 @@ def load_any_encoder(spec, device="cpu"):
     Parameters
     ----------
     spec : str or Path
-        ``mel``, ``mfcc``, ``chroma``, a run folder, an exported folder,
-        ``random:<folder>``, ``mert:95M``, ``mert:330M``, ``mert:<folder>`` or
+        ``mel``, ``mfcc``, ``chroma``, a run folder, an exported folder, a Hub
+        id ``org/name`` or ``org/name@revision``, ``random:`` and one of these
+        three, ``mert:95M``, ``mert:330M``, ``mert:<folder>`` or
         ``python:my_module.my_encoder``, which runs the code of my_module.
     device : str or torch.device
 

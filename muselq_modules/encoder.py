@@ -1,88 +1,15 @@
 """MusicEncoder: waveform -> hidden states of every layer at 25 Hz."""
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from muselq_modules.errors import UserError
+from muselq_modules.hidden_states import EncoderOutput, choose_layers
+from muselq_modules.pretrained import load_encoder
 from muselq_modules.waveforms import as_waveforms
 from muselq_modules.whitening import Whitening
-
-
-@dataclass
-class EncoderOutput:
-    """What an encoder gives for a batch of clips.
-
-    Attributes
-    ----------
-    hidden_states : list of torch.Tensor
-        One tensor [batch, time, dim] for each of ``layers``.
-    layers : list of int
-        Their numbers: 0 after subsampling, i after layer i, n_layers the last
-        one, normalised.
-    lengths : torch.Tensor
-        Valid tokens of each clip, int64 [batch].
-    token_rate_hz : float
-        Tokens a second.
-    times : torch.Tensor
-        Seconds from the start of the clip to the centre of each token,
-        float64 [time], on the CPU.
-    """
-
-    hidden_states: list
-    layers: list
-    lengths: torch.Tensor
-    token_rate_hz: float
-    times: torch.Tensor = None
-
-    def __post_init__(self):
-        if self.times is None:
-            tokens = torch.arange(self.hidden_states[0].shape[1])
-            self.times = (tokens.double() + 0.5) / self.token_rate_hz
-
-
-def choose_layers(layers, n_layers):
-    """Numbers of the hidden states that are asked for.
-
-    Parameters
-    ----------
-    layers : list of int, int or None
-        0 = after subsampling ... ``n_layers`` = last; negative numbers count
-        from the end; None is all.
-    n_layers : int
-        Layers of the encoder.
-
-    Returns
-    -------
-    list of int
-
-    Raises
-    ------
-    UserError
-        For a layer that the encoder does not have.
-
-    Example
-    -------
-    >>> choose_layers([-1, 0], 12), choose_layers(None, 2)
-    ([12, 0], [0, 1, 2])
-    """
-    if layers is None:
-        return list(range(n_layers + 1))
-    if isinstance(layers, int):
-        layers = [layers]
-    try:
-        chosen = [range(n_layers + 1)[layer] for layer in layers]
-    except (IndexError, TypeError):
-        chosen = []
-    if not chosen:
-        raise UserError(
-            f"layers {layers} does not exist: give a list of numbers from 0 "
-            f"(after subsampling) to {n_layers} (last), or -1 for the last."
-        )
-    return chosen
 
 
 def digest_of(module, text):
@@ -184,6 +111,42 @@ class MusicEncoder(nn.Module):
         self.subsampling = subsampling(log_mel.n_mels, dim)
         self.layers = nn.ModuleList(layer(dim) for _ in range(n_layers))
         self.norm = nn.LayerNorm(dim)
+        # Where the weights come from, set by from_pretrained.
+        self.source = None
+
+    @classmethod
+    def from_pretrained(
+        cls, spec, revision=None, device=None, dtype=torch.float32
+    ):
+        """Load an encoder, frozen and in evaluation mode.
+
+        Nothing in a folder or on the Hub can run, so that one from anywhere
+        is safe to try; SpeechBrain's ``from_hparams`` is not.
+
+        Parameters
+        ----------
+        spec : str or Path
+            Run folder, exported folder, or Hub id ``org/name`` or
+            ``org/name@revision``.
+        revision : str, optional
+            Branch, tag or commit of a Hub id.
+        device : str or torch.device, optional
+            Default: CUDA or MPS where there is one, else the CPU. Waveforms
+            are moved there by the call.
+        dtype : torch.dtype or str
+            ``fp32`` or ``bf16``: type of the weights and hidden states.
+
+        Returns
+        -------
+        MusicEncoder
+            Its ``source`` names the folder, or ``org/name@commit``.
+
+        Raises
+        ------
+        UserError
+            One sentence when there is no encoder, or one that does not fit.
+        """
+        return load_encoder(spec, device, revision=revision, dtype=dtype)
 
     @property
     def sample_rate(self):
@@ -266,7 +229,9 @@ class MusicEncoder(nn.Module):
     def subsample(self, mels, padding_mask=None):
         """Tokens [batch, time, dim] of mel frames [batch, frames, n_mels]."""
         if self.whitening is not None:
-            mels = self.whitening(mels).to(self.norm.weight.dtype)
+            mels = self.whitening(mels)
+        # Features are float32 whatever the weights are.
+        mels = mels.to(self.norm.weight.dtype)
         return self.subsampling(mels, padding_mask)
 
     def encode(self, mels, padding_mask=None, layers=None):

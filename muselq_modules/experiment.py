@@ -29,6 +29,7 @@ from muselq_modules.command_line import (
 )
 from muselq_modules.configuration import RUN_OPTIONS, check_tree, read_tree
 from muselq_modules.errors import UserError
+from muselq_modules.hub import parse_hub_id
 from muselq_modules.ranks import (
     choose_backend,
     join_ranks,
@@ -197,6 +198,8 @@ def _missing_folder(resolved, data_must_exist):
         return None
     path = encoder.removeprefix("random:")
     is_path = path != encoder or re.search(r"^\.|[/\\]", path)
+    if parse_hub_id(path):  # found, or not, where it is loaded
+        return None
     if (is_path or not path) and not Path(path or "?").exists():
         return f"pretrained {encoder} does not exist: check --pretrained"
     return None

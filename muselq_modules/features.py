@@ -72,6 +72,16 @@ class LogMel(nn.Module):
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("std", torch.ones(n_mels))
 
+    def _apply(self, fn, recurse=True):
+        # A whole model that is cast to bf16 keeps its features in float32.
+        def keep_type(tensor):
+            changed = fn(tensor)
+            if changed.dtype == tensor.dtype:
+                return changed
+            return tensor.to(changed.device)
+
+        return super()._apply(keep_type, recurse)
+
     def extra_repr(self):
         """Settings that the state_dict does not show."""
         return (

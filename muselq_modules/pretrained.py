@@ -1,128 +1,34 @@
-"""Encoders on disk: a description that runs no code, and the weights.
+"""Encoders on disk and on the Hub: saved by a run, loaded by everybody.
 
 A run folder holds ``encoder/config.json`` (the encoder's part of the YAML, as
-plain JSON) and ``encoder/model.safetensors``. Loading builds classes of
-``muselq_modules`` and ``torch`` only, by name, and reads tensors; nothing in
-a folder from elsewhere can run.
+plain JSON) and ``encoder/model.safetensors``; an exported folder holds the two
+files themselves. Loading arranges layers of ``muselq_modules`` by name and
+reads numbers; nothing in a folder from elsewhere can run, and a folder cannot
+ask for more memory than its weights take.
 """
 
-import importlib
 import json
 import os
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
-import ruamel.yaml
 import torch
-from ruamel.yaml.nodes import MappingNode, ScalarNode
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from muselq_modules.architecture import FORMAT, build, check, find_class
+from muselq_modules.description import describe, read_json
 from muselq_modules.errors import UserError
+from muselq_modules.hub import download, parse_hub_id
+from muselq_modules.weights import fitting_weights, write_weights
 
-TRUSTED_MODULES = ("muselq_modules.", "torch.nn.")
 RANDOM = "random:"
-
-
-def describe(yaml_path, key):
-    """One object of a resolved YAML as JSON values, without building it.
-
-    Parameters
-    ----------
-    yaml_path : str or Path
-        A run's hyperparams.yaml.
-    key : str
-        Top-level key of the object.
-
-    Returns
-    -------
-    dict
-        ``{"new": class, "arguments": {...}}``; ``!name:`` gives ``"name"``.
-
-    Raises
-    ------
-    UserError
-        When the file or the key is missing.
-    """
-    yaml_path = Path(yaml_path)
-    if not yaml_path.is_file():
-        raise UserError(f"{yaml_path} does not exist: is this a run folder?")
-    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
-    with open(yaml_path, encoding="utf-8") as stream:
-        root = yaml.compose(stream)
-    for name, node in root.value:
-        if name.value == key:
-            return _to_json(node, yaml)
-    raise UserError(f"{yaml_path} has no key {key}: is this a run folder?")
-
-
-def _to_json(node, yaml):
-    for kind in ("new", "name"):
-        prefix = f"!{kind}:"
-        if node.tag.startswith(prefix):
-            arguments = {}
-            if isinstance(node, MappingNode):
-                arguments = {k.value: _to_json(v, yaml) for k, v in node.value}
-            return {kind: node.tag[len(prefix) :], "arguments": arguments}
-    if isinstance(node, ScalarNode):
-        return yaml.constructor.construct_object(node, deep=True)
-    if isinstance(node, MappingNode):
-        return {k.value: _to_json(v, yaml) for k, v in node.value}
-    return [_to_json(item, yaml) for item in node.value]
-
-
-def build(description):
-    """Build what :func:`describe` described.
-
-    Raises
-    ------
-    UserError
-        For a class outside ``muselq_modules`` and ``torch.nn``.
-
-    Example
-    -------
-    >>> name = "muselq_modules.features.FrameStacking"
-    >>> build({"new": name, "arguments": {"factor": 2}})
-    FrameStacking()
-    >>> build({"new": "os.system", "arguments": {"command": "true"}})
-    Traceback (most recent call last):
-        ...
-    muselq_modules.errors.UserError: the configuration names os.system, ...
-    """
-    if isinstance(description, list):
-        return [build(item) for item in description]
-    if not isinstance(description, dict):
-        return description
-    for kind in ("new", "name"):
-        if kind in description:
-            target = _trusted(description[kind])
-            arguments = build(description["arguments"])
-            if kind == "name":
-                return partial(target, **arguments)
-            return target(**arguments)
-    return {name: build(value) for name, value in description.items()}
-
-
-def _trusted(name):
-    module, _, attribute = str(name).rpartition(".")
-    target = None
-    if f"{module}.".startswith(TRUSTED_MODULES):
-        try:
-            target = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError):
-            target = None
-    if not (
-        isinstance(target, type)
-        and issubclass(target, torch.nn.Module)
-        and target.__module__.startswith(("muselq_modules", "torch.nn"))
-    ):
-        raise UserError(
-            f"the configuration names {name}, which is no layer of "
-            "muselq_modules or torch.nn: build an encoder with layers of your "
-            "own from its YAML, not from a folder."
-        )
-    return target
+STATISTICS = ("log_mel.mean", "log_mel.std")
+PROJECT = Path(__file__).resolve().parents[1]
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.bfloat16,
+}
 
 
 def save_encoder(encoder, run_folder):
@@ -144,99 +50,199 @@ def save_encoder(encoder, run_folder):
     folder = run_folder / "encoder"
     folder.mkdir(parents=True, exist_ok=True)
     config = describe(run_folder / "hyperparams.yaml", "encoder")
-    state = {k: v.contiguous().cpu() for k, v in encoder.state_dict().items()}
-    save_file(state, folder / "model.safetensors.tmp")
-    (folder / "config.json.tmp").write_text(
-        json.dumps(config, indent=2) + "\n", encoding="utf-8"
-    )
-    for name in ("model.safetensors", "config.json"):
-        os.replace(folder / f"{name}.tmp", folder / name)
+    write_weights(encoder.state_dict(), folder / "model.safetensors")
+    write_config(config, folder / "config.json")
     return folder
 
 
-def load_encoder(spec, device="cpu", seed=1234):
+def write_config(config, path):
+    """Write a description as config.json, whole or not at all."""
+    text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def load_encoder(
+    spec, device="cpu", seed=1234, revision=None, dtype=torch.float32
+):
     """An encoder, frozen and in evaluation mode.
 
     Parameters
     ----------
     spec : str or Path
-        A run folder, a folder with config.json and model.safetensors, or
-        ``random:<folder>`` for the same architecture, untrained (its mel
-        statistics are kept).
-    device : str or torch.device
-        Where to put it.
+        A run folder; a folder with config.json and model.safetensors; a Hub
+        id ``org/name`` or ``org/name@revision``; or ``random:`` and one of
+        these for the same architecture, untrained (its mel statistics are
+        kept). A folder goes before a Hub id, and ``pretrained/...`` is also
+        found in the repository.
+    device : str, torch.device or None
+        Where to put it; None takes the fastest there is.
     seed : int
         Seed of the weights of ``random:``.
+    revision : str, optional
+        Branch, tag or commit of a Hub id.
+    dtype : torch.dtype or str
+        Type of the weights, ``fp32`` or ``bf16``. Log-mel frames are always
+        made in float32.
 
     Returns
     -------
     MusicEncoder
+        Its ``source`` says what was loaded: the folder, or
+        ``org/name@commit``.
 
     Raises
     ------
     UserError
-        When the folder holds no encoder, or one that does not fit.
+        When there is no encoder, or one that does not fit.
     """
+    device = choose_device(device)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype} is not supported: take fp32 or bf16.")
     untrained = str(spec).startswith(RANDOM)
-    folder = Path(str(spec).removeprefix(RANDOM))
-    if (folder / "encoder" / "config.json").is_file():
-        folder = folder / "encoder"
-    if (folder / "config.json").is_file():
-        config_path = folder / "config.json"
-        try:
-            config = json.loads(config_path.read_text(encoding="utf-8"))
-            state = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(
-                f"the encoder in {folder} cannot be read ({error}): copy it "
-                "again."
-            ) from error
-    else:
-        config_path = folder / "hyperparams.yaml"
-        config = describe(config_path, "encoder")
-        state = _newest_checkpoint(folder)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            encoder = build(config)
-            if not isinstance(encoder, torch.nn.Module):
-                raise TypeError("it describes no encoder")
-            if untrained:
-                statistics = {
-                    name: value
-                    for name, value in state.items()
-                    if name.startswith(("log_mel.", "whitening."))
-                }
-                encoder.load_state_dict(statistics, strict=False)
-            else:
-                encoder.load_state_dict(state, strict=True)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"the weights in {folder} do not fit {config_path}: {reason}"
-            ) from error
-    return encoder.requires_grad_(False).eval().to(device)
+    stored = find_encoder(str(spec).removeprefix(RANDOM), revision)
+    try:
+        # On the meta device layers have shapes, and take no memory.
+        encoder = _build(stored.config, "meta")
+        state = fitting_weights(encoder, stored.weights, stored.config_path)
+        if untrained:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                encoder = _build(stored.config, "cpu")
+            state = {name: state[name] for name in STATISTICS}
+        encoder.load_state_dict(state, strict=not untrained, assign=True)
+    except UserError:
+        raise
+    except Exception as error:
+        # Whatever a wrong value in a description leads to.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{stored.config_path} describes no working encoder "
+            f"({type(error).__name__}: {reason}): copy it again."
+        ) from error
+    encoder.source = f"{RANDOM}{stored.source}" if untrained else stored.source
+    encoder.requires_grad_(False).eval()
+    return encoder.to(device=device, dtype=DTYPES[dtype])
 
 
-def _newest_checkpoint(run_folder):
-    """Encoder weights of a run that has not finished."""
-    checkpoints = sorted((run_folder / "save").glob("CKPT+*/model.ckpt"))
+def _build(config, device):
+    # The features are built first, for real: what they compute from their
+    # settings is not among the weights.
+    arguments = build(config["arguments"])
+    with torch.device(device):
+        return find_class(config["new"])(**arguments)
+
+
+def choose_device(device=None):
+    """A device that is there; None chooses the fastest.
+
+    Example
+    -------
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    if device is None:
+        if torch.accelerator.is_available():
+            return torch.accelerator.current_accelerator()
+        return torch.device("cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"device {device} is not there: take cpu, or None for the fastest "
+            "there is."
+        ) from error
+    return device
+
+
+@dataclass
+class StoredEncoder:
+    """Where an encoder was found.
+
+    Attributes
+    ----------
+    config : dict
+        Its checked description.
+    config_path : Path
+        Where the description stands.
+    weights : Path
+        A safetensors file, or a checkpoint of a run that has not finished.
+    source : str
+        What finds the very same: the folder, or ``org/name@commit``.
+    """
+
+    config: dict
+    config_path: Path
+    weights: Path
+    source: str
+
+
+def find_encoder(spec, revision=None):
+    """Find the files of an encoder, on disk or on the Hub.
+
+    Parameters
+    ----------
+    spec : str
+        As for `load_encoder`, without ``random:``.
+    revision : str, optional
+        Of a Hub id.
+
+    Returns
+    -------
+    StoredEncoder
+
+    Raises
+    ------
+    UserError
+        When there is none, or its description is not an encoder's.
+    """
+    folder = _local_folder(spec)
+    if folder is None:
+        if not parse_hub_id(spec):
+            raise UserError(
+                f"{spec} does not exist: give a run folder, an exported folder "
+                "or a Hub id org/name."
+            )
+        # Never the layouts of a run: those may lead to a pickle.
+        folder, source = download(spec, revision)
+        return _stored(folder / "config.json", source)
+    if revision is not None:
+        raise UserError(
+            f"{folder} is a folder, which has no revision {revision}: leave "
+            "revision out."
+        )
+    source = str(folder.resolve())
+    for path in (folder / "encoder", folder):
+        if (path / "config.json").is_file():
+            return _stored(path / "config.json", source)
+    config_path = folder / "hyperparams.yaml"
+    config = describe(config_path, "encoder")
+    check(config, config_path)
+    checkpoints = sorted((folder / "save").glob("CKPT+*/model.ckpt"))
     if not checkpoints:
         raise UserError(
-            f"{run_folder} holds neither encoder/ nor a checkpoint in save/: "
+            f"{folder} holds neither encoder/ nor a checkpoint in save/: "
             "give the output_folder of a pre-training run."
         )
-    newest = checkpoints[-1]
-    try:
-        state = torch.load(newest, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
-        raise UserError(
-            f"{newest} is damaged: remove its folder to load the checkpoint "
-            "before it."
-        ) from error
-    prefix = "encoder."
-    return {
-        name[len(prefix) :]: tensor
-        for name, tensor in state.items()
-        if name.startswith(prefix)
-    }
+    return StoredEncoder(config, config_path, checkpoints[-1], source)
+
+
+def _stored(config_path, source):
+    config = read_json(config_path)
+    check(config, config_path)
+    weights = config_path.with_name("model.safetensors")
+    return StoredEncoder(config, config_path, weights, source)
+
+
+def _local_folder(spec):
+    """The folder that a spec names, or None."""
+    path = Path(spec).expanduser()
+    if path.is_file():
+        raise UserError(f"{path} is a file: give the folder that holds it.")
+    if path.is_dir():
+        return path
+    if path.parts[:1] == ("pretrained",) and (PROJECT / path).is_dir():
+        return PROJECT / path
+    return None

@@ -95,13 +95,14 @@ def run_probe(prepare, label_pipeline, brain_class=ProbeBrain, argv=None):
         hparams["output_folder"], "embeddings"
     )
     manifest_folder = task_folder / "manifests"
+    # First, for a misspelt encoder should not be told after the data is read.
+    device = experiment.run_opts.device
+    encoder = load_any_encoder(hparams["pretrained"], device)
     run_on_main(
         prepare,
         args=[hparams["data_folder"], manifest_folder],
         kwargs=dict(hparams["prepare"]),
     )
-    device = experiment.run_opts.device
-    encoder = load_any_encoder(hparams["pretrained"], device)
     pipeline = choose_pipeline(label_pipeline, hparams["task"])
     splits = {
         split: load_split(manifest_folder, split, pipeline, hparams, encoder)
@@ -145,6 +146,7 @@ def run_probe(prepare, label_pipeline, brain_class=ProbeBrain, argv=None):
             "encoder": {
                 "name": name,
                 "spec": str(hparams["pretrained"]),
+                "source": getattr(encoder, "source", None),
                 "digest": encoder.digest(),
             },
             **identity,
@@ -189,7 +191,8 @@ def choose_pipeline(label_pipeline, task):
 def encoder_name(spec):
     """Short name of an encoder, for folders and tables.
 
-    A run folder that is named after its seed gets that of its parent too.
+    A run folder that is named after its seed gets that of its parent too, a
+    model of the Hub keeps its revision.
 
     Example
     -------
@@ -197,6 +200,8 @@ def encoder_name(spec):
     ('mel', 'random_brn_summary_1234')
     >>> encoder_name("mert:95M"), encoder_name("python:my_module.my_encoder")
     ('mert_95M', 'my_module.my_encoder')
+    >>> encoder_name("org/name@v2")
+    'name@v2'
     """
     random, path = "", str(spec)
     scheme, _, rest = path.partition(":")

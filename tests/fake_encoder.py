@@ -4,7 +4,7 @@ import hashlib
 
 import torch
 
-from muselq_modules.encoder import EncoderOutput, choose_layers
+from muselq_modules.hidden_states import EncoderOutput, choose_layers
 from muselq_modules.waveforms import as_waveforms
 
 

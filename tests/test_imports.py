@@ -13,14 +13,16 @@ PACKAGE = ROOT / "muselq_modules"
 # makes no circle. A new module is added where its imports allow.
 LAYERS = [
     "compatibility errors",
-    "__init__ checksums parallel mp3_frames",
+    "checksums parallel mp3_frames",
     # torch: audio, features, model
     "containers audio_checks audio_data audio_scan chunks windows transcoding",
     "features masking tokenizer depthwise subsampling losses schedules",
     "waveforms",
-    "whitening",
+    "whitening hidden_states",
     "audio_stream decoding crossfade feature_files feature_rows",
     "summary_mixing attention branchformer conformer",
+    # an encoder loads itself; pretrained reaches the layers by name only
+    "description hub weights architecture pretrained",
     "encoder model token_store full_context",
     "adapters mert",
     # data
@@ -29,7 +31,7 @@ LAYERS = [
     "masked_inputs step_sums training_log metrics bootstrap",
     # runs
     "configuration overrides command_line ranks run_record checkpoints",
-    "experiment pretrained baselines embedding_cache embeddings",
+    "experiment interfaces baselines embedding_cache embeddings",
     "extraction tracks feature_index extraction_run",
     # brains
     "pretraining probe_head probe_data probe_loaders probe_brain",
@@ -38,7 +40,9 @@ LAYERS = [
     "results_page results",
     "cell_averages track_cells music_map previews explore_page",
     # command lines
-    "extract export table explore",
+    "run_facts model_card extract export table explore",
+    # the public names, imported on demand
+    "__init__",
 ]
 LEVEL = {
     name: level for level, line in enumerate(LAYERS) for name in line.split()

@@ -16,7 +16,7 @@ from speechbrain.lobes.models.transformer.Branchformer import (
 )
 from torch import nn
 
-from muselq_modules.encoder import EncoderOutput
+from muselq_modules.hidden_states import EncoderOutput
 
 TOLERANCE = 1e-4
 KINDS = pytest.mark.parametrize(

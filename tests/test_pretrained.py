@@ -6,13 +6,10 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
+from muselq_modules.architecture import build
+from muselq_modules.description import describe
 from muselq_modules.errors import UserError
-from muselq_modules.pretrained import (
-    build,
-    describe,
-    load_encoder,
-    save_encoder,
-)
+from muselq_modules.pretrained import load_encoder, save_encoder
 
 YAML = """\
 dim: 24
@@ -215,7 +212,7 @@ def test_weights_are_replaced_atomically(run, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("muselq_modules.pretrained.save_file", killed)
+    monkeypatch.setattr("muselq_modules.weights.save", killed)
     before = load_encoder(folder).digest()
     with torch.no_grad():
         model.encoder.norm.weight.add_(1)

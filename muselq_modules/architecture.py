@@ -8,7 +8,9 @@ building costs.
 import importlib
 from functools import partial
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from muselq_modules.description import MAX_VALUES
 from muselq_modules.errors import UserError
@@ -25,13 +27,14 @@ FORMAT = 1
 # Sizes of layers cost nothing before they are compared with the weights.
 # These do: they count layers, or size the filters of the features.
 LIMITS = {
-    "n_layers": 512,
-    "n_blocks": 512,
-    "n_fft": 2**16,
-    "n_mels": 2**10,
-    "sample_rate": 2**20,
+    "n_layers": (0, 512),
+    "n_blocks": (0, 512),
+    "n_fft": (1, 2**16),
+    "hop_samples": (1, 2**16),
+    "n_mels": (1, 2**10),
+    "sample_rate": (1, 2**20),
 }
-MAX_INTEGER = 2**24
+ANY_SIZE = (0, 2**24)
 
 
 def check(config, path):
@@ -79,7 +82,7 @@ def check(config, path):
             pending += [(v, k) for k, v in value.items()]
         elif isinstance(value, list):
             pending += [(item, name) for item in value]
-        elif isinstance(value, int):
+        elif name in LIMITS or isinstance(value, int):
             _check_size(value, name, path)
 
 
@@ -110,12 +113,13 @@ def _foreign(path, named):
 
 
 def _check_size(value, name, path):
-    limit = LIMITS.get(name, MAX_INTEGER)
-    if not 0 <= value <= limit:
-        shown = value if abs(value) < 10**18 else "a number of many digits"
+    low, high = LIMITS.get(name, ANY_SIZE)
+    if not isinstance(value, int) or not low <= value <= high:
+        digits = isinstance(value, int) and abs(value) > 10**18
+        shown = "a number of many digits" if digits else repr(value)[:40]
         raise UserError(
-            f"{path} asks for {name} {shown}, which is not between 0 and "
-            f"{limit}: it is no encoder's."
+            f"{path} asks for {name} {shown}, which is no number between "
+            f"{low} and {high}: it is no encoder's."
         )
 
 
@@ -149,6 +153,44 @@ def build(description):
                 return partial(target, **arguments)
             return target(**arguments)
     return {name: build(value) for name, value in description.items()}
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Skips drawing weights: on the meta device that costs a second."""
+
+    DRAWS = (torch.Tensor.uniform_, torch.Tensor.normal_)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Return the tensor of an initialiser as it is."""
+        kwargs = kwargs or {}
+        module = getattr(function, "__module__", None)
+        if function in self.DRAWS or module == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
+def build_encoder(config, without_values=False):
+    """Build the encoder that a checked description says.
+
+    Parameters
+    ----------
+    config : dict
+        Passed by `check`.
+    without_values : bool
+        On the meta device: layers have shapes, and take no memory. The
+        features are real, for what they compute from their settings is not
+        among the weights.
+
+    Returns
+    -------
+    MusicEncoder
+    """
+    arguments = build(config["arguments"])
+    encoder = find_class(config["new"])
+    if not without_values:
+        return encoder(**arguments)
+    with torch.device("meta"), _NoInitialValues():
+        return encoder(**arguments)
 
 
 def find_class(name):

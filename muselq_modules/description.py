@@ -16,7 +16,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode
 from muselq_modules.errors import UserError
 
 # Real ones have a few dozen values in a few kilobytes.
-MAX_CHARACTERS = 2**20
+MAX_CHARACTERS = 2**18
 MAX_VALUES = 1000
 # Everything that bytes from elsewhere have been seen to raise.
 UNREADABLE = (

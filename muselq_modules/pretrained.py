@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from muselq_modules.architecture import FORMAT, build, check, find_class
+from muselq_modules.architecture import FORMAT, build_encoder, check
 from muselq_modules.description import describe, read_json
 from muselq_modules.errors import UserError
 from muselq_modules.hub import download, parse_hub_id
@@ -103,13 +103,12 @@ def load_encoder(
     untrained = str(spec).startswith(RANDOM)
     stored = find_encoder(str(spec).removeprefix(RANDOM), revision)
     try:
-        # On the meta device layers have shapes, and take no memory.
-        encoder = _build(stored.config, "meta")
+        encoder = build_encoder(stored.config, without_values=True)
         state = fitting_weights(encoder, stored.weights, stored.config_path)
         if untrained:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                encoder = _build(stored.config, "cpu")
+                encoder = build_encoder(stored.config)
             state = {name: state[name] for name in STATISTICS}
         encoder.load_state_dict(state, strict=not untrained, assign=True)
     except UserError:
@@ -124,14 +123,6 @@ def load_encoder(
     encoder.source = f"{RANDOM}{stored.source}" if untrained else stored.source
     encoder.requires_grad_(False).eval()
     return encoder.to(device=device, dtype=DTYPES[dtype])
-
-
-def _build(config, device):
-    # The features are built first, for real: what they compute from their
-    # settings is not among the weights.
-    arguments = build(config["arguments"])
-    with torch.device(device):
-        return find_class(config["new"])(**arguments)
 
 
 def choose_device(device=None):

@@ -30,7 +30,7 @@ demo: $(VENV)/ready
 	done
 	$(BIN)/python -m muselq_modules.results $(RESULTS)/demo_probes
 	@echo
-	@echo "Encoder: $(RESULTS)/demo (load_encoder reads it)"
+	@echo "Encoder: $(RESULTS)/demo (MusicEncoder.from_pretrained loads it)"
 	@echo "Curves:  $(RESULTS)/demo/curves.png"
 
 lint: $(VENV)/ready

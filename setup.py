@@ -53,6 +53,8 @@ setup(
         "sentencepiece>=0.2",
         "soundfile>=0.13",
         "safetensors>=0.5",
+        # from_pretrained and export; 0.34 brought `hf auth login`.
+        "huggingface_hub>=0.34",
         "scikit-learn>=1.5",
         "mir_eval>=0.8",
         "matplotlib>=3.9",

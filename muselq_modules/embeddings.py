@@ -38,6 +38,7 @@ from tqdm import tqdm
 
 from muselq_modules.embedding_cache import EmbeddingCache, copy_known, create
 from muselq_modules.errors import UserError
+from muselq_modules.waveforms import BadClip
 from muselq_modules.windows import WindowReader, equal_length_batches
 
 FORMAT = 1
@@ -198,7 +199,12 @@ def _encode_all(encoder, loader, folder, tokens, device, rank):
             if isinstance(batch, UserError):
                 flush()
                 raise batch
-            embedded, lengths = _encode(encoder, *batch, index, device)
+            try:
+                embedded, lengths = _encode(encoder, *batch, index, device)
+            except BadClip as error:
+                flush()
+                window = loader.dataset.windows[numbers[error.clip]]
+                raise UserError(f"{window.path} {error.fault}") from error
             for number, value, length in zip(
                 numbers, embedded, lengths, strict=True
             ):

@@ -21,6 +21,22 @@ MAX_PEAK = 100.0
 FEW_SAMPLES = 64
 
 
+class BadClip(UserError):
+    """One clip of a batch is no audio.
+
+    Attributes
+    ----------
+    clip : int
+        Its place in the batch.
+    fault : str
+        What is wrong with it, for callers who know its name.
+    """
+
+    def __init__(self, clip, fault):
+        super().__init__(f"clip {clip} of wav {fault}")
+        self.clip, self.fault = clip, fault
+
+
 def as_waveforms(
     wav, sample_rate, encoder_rate, lengths=None, resample=False, device="cpu"
 ):
@@ -189,12 +205,10 @@ def _check_values(wav):
     peaks = wav.detach().abs().amax(dim=1).cpu()
     for clip, peak in enumerate(peaks.tolist()):
         if not math.isfinite(peak):
-            raise UserError(
-                f"clip {clip} of wav holds NaN or infinite samples: leave it "
-                "out."
-            )
+            raise BadClip(clip, "holds NaN or infinite samples: leave it out.")
         if peak > MAX_PEAK:
-            raise UserError(
-                f"clip {clip} of wav reaches {peak:g}: scale it to lie between "
-                "-1 and 1 (16-bit integers are divided by 32768)."
+            raise BadClip(
+                clip,
+                f"reaches {peak:g}: scale it to lie between -1 and 1 (16-bit "
+                "integers are divided by 32768).",
             )

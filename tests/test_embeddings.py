@@ -239,6 +239,16 @@ def test_missing_and_broken_files_are_named(audio, tmp_path):
         run(FakeEncoder(), audio, tmp_path / "cache")
 
 
+def test_a_file_that_holds_no_audio_is_named(audio, tmp_path):
+    folder, _ = audio
+    path = folder / "3.wav"
+    wav, rate = soundfile.read(path, dtype="float32")
+    wav[100] = np.nan
+    soundfile.write(path, wav, rate, subtype="FLOAT")
+    with pytest.raises(UserError, match=r"^3\.wav holds NaN"):
+        run(FakeEncoder(), audio, tmp_path / "cache")
+
+
 def test_several_machines_are_refused(audio, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -34,7 +35,7 @@ def cached(exported, tmp_path, monkeypatch):
     """snapshot_download finds the export, as commit aaa...; the calls."""
     folder, _ = exported
     snapshot = tmp_path / COMMITS["main"]
-    snapshot.symlink_to(folder)
+    shutil.copytree(folder, snapshot)
     calls = []
 
     def snapshot_download(repository, **options):
@@ -144,7 +145,7 @@ def test_the_revision_is_pinned_and_recorded(exported, cached):
 
 def test_a_folder_goes_before_the_hub(exported, cached, tmp_path):
     (tmp_path / "org").mkdir()
-    (tmp_path / "org" / "name").symlink_to(exported[0])
+    shutil.copytree(exported[0], tmp_path / "org" / "name")
     load_encoder("org/name")
     assert not cached
 
@@ -162,7 +163,7 @@ def test_a_run_folder_on_the_hub_is_not_searched_for_pickles(
     other = tmp_path / ("c" * 40)
     (other / "save" / "CKPT+1").mkdir(parents=True)
     (other / "save" / "CKPT+1" / "model.ckpt").write_bytes(b"a pickle")
-    (other / "encoder").symlink_to(exported[0])
+    shutil.copytree(exported[0], other / "encoder")
     (other / "hyperparams.yaml").write_text("encoder: 3")
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *_, **__: str(other)

@@ -127,9 +127,9 @@ def test_recipes_import_the_library_and_their_own_folder_only():
 
 def test_importing_is_quick_and_needs_no_transformers():
     code = (
-        "import sys, time; start = time.perf_counter(); import muselq_modules\n"
+        "import sys, time; import muselq_modules\n"
         "import muselq_modules.encoder, muselq_modules.pretrained\n"
-        "seconds = time.perf_counter() - start\n"
+        "seconds = time.process_time()\n"
         "heavy = {'transformers', 'wandb', 'matplotlib', 'sklearn'}\n"
         "print(seconds, sorted(heavy & set(sys.modules)))"
     )
@@ -143,8 +143,8 @@ def test_importing_is_quick_and_needs_no_transformers():
     )
     seconds, heavy = done.stdout.split(maxsplit=1)
     assert heavy.strip() == "[]"
-    # Under 3 s on an idle machine; tests also run on a busy one.
-    assert float(seconds) < 15
+    # Of the processor: the clock would measure who else is using it.
+    assert float(seconds) < 6
 
 
 def test_git_holds_no_symlink():

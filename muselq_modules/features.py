@@ -15,7 +15,26 @@ CPU_BLOCK_FRAMES = 512
 DEVICE_BLOCK_FRAMES = 65536
 
 
-class LogMel(nn.Module):
+class Float32Module(nn.Module):
+    """A module whose tensors stay in float32 when a whole model is cast.
+
+    Example
+    -------
+    >>> nn.Sequential(Float32Module(), nn.Linear(1, 1)).bfloat16()[1].bias.dtype
+    torch.bfloat16
+    """
+
+    def _apply(self, fn, recurse=True):
+        def keep_type(tensor):
+            changed = fn(tensor)
+            if changed.dtype == tensor.dtype:
+                return changed
+            return tensor.to(changed.device)
+
+        return super()._apply(keep_type, recurse)
+
+
+class LogMel(Float32Module):
     """Log-mel spectrogram in decibels, normalised per mel bin.
 
     A clip of ``samples`` gives ``samples // hop_samples`` frames (30 s at
@@ -71,16 +90,6 @@ class LogMel(nn.Module):
         # stored with the model (see set_statistics).
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("std", torch.ones(n_mels))
-
-    def _apply(self, fn, recurse=True):
-        # A whole model that is cast to bf16 keeps its features in float32.
-        def keep_type(tensor):
-            changed = fn(tensor)
-            if changed.dtype == tensor.dtype:
-                return changed
-            return tensor.to(changed.device)
-
-        return super()._apply(keep_type, recurse)
 
     def extra_repr(self):
         """Settings that the state_dict does not show."""

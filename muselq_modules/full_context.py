@@ -169,7 +169,7 @@ class FullContext:
         with self._context():
             mels = self.encoder.log_mel(wav.unsqueeze(0))
             mels = mels[:, : mels.shape[1] // factor * factor]
-            tokens = self.encoder.subsample(mels.to(self.dtype))[0]
+            tokens = self.encoder.subsample(mels)[0]
         first = self._lead // self.encoder.token_samples
         self._tokens.append(tokens[first : first + n_tokens])
         self._advance(self._share * n_tokens / self._expected_tokens)

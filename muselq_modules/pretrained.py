@@ -21,7 +21,7 @@ from muselq_modules.hub import download, parse_hub_id
 from muselq_modules.weights import fitting_weights, write_weights
 
 RANDOM = "random:"
-STATISTICS = ("log_mel.mean", "log_mel.std")
+STATISTICS = ("log_mel.", "whitening.")
 PROJECT = Path(__file__).resolve().parents[1]
 DTYPES = {
     "fp32": torch.float32,
@@ -109,7 +109,11 @@ def load_encoder(
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 encoder = build_encoder(stored.config)
-            state = {name: state[name] for name in STATISTICS}
+            state = {
+                name: value
+                for name, value in state.items()
+                if name.startswith(STATISTICS)
+            }
         encoder.load_state_dict(state, strict=not untrained, assign=True)
     except UserError:
         raise

@@ -16,12 +16,12 @@ the inputs is the literal reading.
 """
 
 import torch
-from torch import nn
 
+from muselq_modules.features import Float32Module
 from muselq_modules.tokenizer import full_precision
 
 
-class Whitening(nn.Module):
+class Whitening(Float32Module):
     r"""Project frames on principal components and equalise their variance.
 
         y = c (\Lambda + s \lambda_1 I)^{-power / 2} V^T (x - mean)

@@ -16,6 +16,7 @@ features: !include:log_mel.yaml
 encoder: !new:muselq_modules.encoder.MusicEncoder
     dim: !ref <dim>
     n_layers: 2
+    input_whitening: 0.5
     log_mel: !ref <features[log_mel]>
     subsampling: !name:muselq_modules.subsampling.ConvNeXtSubsampling
         n_blocks: 1
@@ -71,6 +72,7 @@ def make_run(parent):
         model = load_hyperpyyaml(stream)["model"]
     encoder = model.encoder.eval()
     encoder.log_mel.set_statistics(torch.rand(32) - 20, torch.rand(32) + 9)
+    encoder.whitening.fit(torch.randn(500, 32) * torch.rand(32))
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

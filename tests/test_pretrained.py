@@ -72,6 +72,8 @@ def test_random_keeps_the_mel_statistics_and_nothing_else(run):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(untrained.log_mel.mean, model.encoder.log_mel.mean)
     assert torch.equal(untrained.log_mel.std, model.encoder.log_mel.std)
+    for name, value in untrained.whitening.named_buffers():
+        assert torch.equal(value, getattr(model.encoder.whitening, name))
     trained = dict(model.encoder.named_parameters())
     for name, weight in untrained.named_parameters():
         assert not torch.equal(weight, trained[name]), name

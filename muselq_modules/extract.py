@@ -1,11 +1,12 @@
 """Features of audio files and folders, on disk.
 
-    python -m muselq_modules.extract IN OUT --pretrained results/demo
+    python -m muselq_modules.extract IN OUT [--pretrained results/demo]
 
 IN is a file, several files or a folder, of any length, rate and number of
 channels. OUT mirrors it (``album/song.mp3`` -> ``album/song.mp3.npy``), with
 ``index.jsonl`` and ``skipped.tsv`` beside the features. A ten-hour file needs
 no more memory than a ten-minute one. An interrupted call is simply repeated.
+Without ``--pretrained`` the encoder of the repository is taken.
 
 Exit code: 0 when every file is done, 1 when some were skipped, 2 when the run
 stopped for a reason that its last line tells, 130 after Ctrl-C.
@@ -13,6 +14,7 @@ stopped for a reason that its last line tells, 130 after Ctrl-C.
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
@@ -22,10 +24,13 @@ from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.extraction import PRECISIONS, Plan
 from muselq_modules.extraction_run import ExtractionRun, Storage
 from muselq_modules.feature_files import WRITERS, import_arrow
-from muselq_modules.feature_index import FeatureFolder, find_recordings
+from muselq_modules.feature_index import FeatureFolder
 from muselq_modules.feature_rows import POOLS, SPANS
 from muselq_modules.parallel import available_cpus
 from muselq_modules.preparation import count_reasons
+from muselq_modules.recordings import find_recordings
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def parse_layers(text, n_layers):
@@ -99,6 +104,17 @@ def extract(
     return folder.skipped
 
 
+def repository_encoder(folder=PROJECT / "pretrained"):
+    """The encoder that travels with the code: its folder."""
+    found = sorted(path.parent for path in folder.glob("*/config.json"))
+    if len(found) != 1:
+        raise UserError(
+            f"{folder} holds {len(found)} encoders: say which one to use with "
+            "--pretrained, such as the output_folder of a pre-training run"
+        )
+    return str(found[0])
+
+
 def choose_device(name):
     """A device by its name; ``auto`` is an accelerator where there is one."""
     if name == "auto":
@@ -128,7 +144,10 @@ def parse(argv):
         text = f"{what} (default: {default})"
         parser.add_argument(f"--{name}", default=default, help=text, **options)
 
-    parser.add_argument("--pretrained", required=True, help="the encoder")
+    parser.add_argument(
+        "--pretrained",
+        help="any encoder (default: the one of the repository)",
+    )
     add("layers", "last", "last, all, or numbers such as 0,3,-1")
     add("pool", "none", "rows over time, or their mean", choices=POOLS)
     add("per", "file", "what is pooled", choices=SPANS)
@@ -166,7 +185,8 @@ def main(argv=None):
             f"--batch {batch} and --workers {workers}: give a batch of 1 or "
             "more, and 0 or more workers"
         )
-    encoder = load_any_encoder(given.pretrained, device)
+    pretrained = given.pretrained or repository_encoder()
+    encoder = load_any_encoder(pretrained, device)
     plan = Plan(
         parse_layers(given.layers, encoder.n_layers),
         given.context,
@@ -184,7 +204,7 @@ def main(argv=None):
         Storage(given.format, given.pool, given.per, given.dtype),
         workers,
         given.overwrite,
-        given.pretrained,
+        pretrained,
     )
     if skipped:
         reasons = count_reasons(skipped).items()

@@ -105,6 +105,9 @@ class Extraction:
 
     def add(self, track, start, wav):
         """Encode a window of a track, at once or with others, later."""
+        # What an encoder does with less than a token.
+        missing = max(0, self.token_samples - len(wav))
+        wav = torch.nn.functional.pad(wav, (0, missing))
         self._waiting[len(wav)].append((track, start, wav))
         if len(self._waiting[len(wav)]) >= self.plan.batch:
             self._encode(len(wav))

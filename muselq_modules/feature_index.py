@@ -71,19 +71,20 @@ class FeatureFolder:
     def write_error(self, error):
         """The sentence for an `OSError` met while writing."""
         return UserError(
-            f"{self.folder} cannot be written: {error.strerror}: free or "
-            "choose another place, and repeat the command to go on"
+            f"{self.folder} cannot be written: {error.strerror or error}: make "
+            "room there or choose another folder, and repeat the command"
         )
 
     def _read_index(self):
-        records = {}
-        if self._path("index.jsonl").is_file():
-            for line in self._path("index.jsonl").open(encoding="utf-8"):
-                try:
-                    record = json.loads(line)
+        records, path = {}, self._path("index.jsonl")
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                if {"outputs", "stamp"} <= record.keys():
                     records[record["file"]] = record
-                except (ValueError, KeyError):
-                    continue  # the line under way when a run was killed
+            except (AttributeError, KeyError, ValueError):
+                continue  # the line under way when a run was killed
         self._write_index(records)
         return records
 
@@ -173,6 +174,10 @@ class FeatureFolder:
     def skip(self, recording, reason):
         """Note that a recording cannot be used, and why."""
         self.skipped.append((recording.name, reason))
+        # It may have been usable before it changed.
+        former = self._records.pop(recording.name, None)
+        if former is not None:
+            self._remove(former)
 
     def close(self):
         """Complete the index and the list of skipped recordings."""

@@ -56,6 +56,11 @@ def test_a_second_call_does_what_is_left(music, tmp_path, use, capsys):
     assert np.load(output / "a.wav.npy").shape == (50, 1, 8)
     assert index(output)["a.wav"]["duration_s"] == 2.0
     assert len(index(output)) == 6
+    # One that is damaged now: what it was is gone.
+    (folder / "a.wav").write_bytes(b"RIFF")
+    assert run(folder, output) == 1
+    assert "a.wav" not in index(output) and len(index(output)) == 5
+    assert not (output / "a.wav.npy").exists()
 
 
 def test_other_settings_are_refused_or_replace(music, tmp_path, use, capsys):
@@ -68,7 +73,6 @@ def test_other_settings_are_refused_or_replace(music, tmp_path, use, capsys):
         "or --overwrite"
     ) in capsys.readouterr().err
     assert run(music, output, "--context", "windows", "--batch", 3) == 0
-    # The same file, changed outside: refused features stay untouched.
     assert np.load(output / "a.wav.npy").shape[1] == 1
     use(FakeEncoder(seed=1))
     assert run(music, output) == 2
@@ -211,7 +215,7 @@ def test_a_full_disk_is_told(music, tmp_path, use, capsys, monkeypatch):
 
     monkeypatch.setattr("muselq_modules.feature_files.NpyWriter._write", full)
     assert run(music, tmp_path / "out") == 2
-    assert "No space left on device: free" in capsys.readouterr().err
+    assert "No space left on device: make room" in capsys.readouterr().err
     monkeypatch.undo()
     use(FakeEncoder())
     assert run(music, tmp_path / "out") == 0

@@ -15,10 +15,13 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from torch import nn
 
+from muselq_modules import pretrained
+from muselq_modules.audio_scan import find_audio
 from muselq_modules.features import LogMel
 from muselq_modules.subsampling import ResidualConvSubsampling
 
-HPARAMS = Path(__file__).resolve().parents[1] / "hparams"
+ROOT = Path(__file__).resolve().parents[1]
+HPARAMS, SAMPLES = ROOT / "hparams", ROOT / "tests" / "samples"
 OURS = [
     "brn_summary",
     "brn_attention",
@@ -61,6 +64,19 @@ def load_ours(name, quick=False, residual=False):
     # Includes are relative to the file, which a text has not.
     text = text.replace("!include:blocks/", f"!include:{HPARAMS}/blocks/")
     return load_hyperpyyaml(text, overrides)
+
+
+def load_encoder(spec, quick=False):
+    """An encoder from a folder or the Hub; without one, of random weights."""
+    if spec:
+        return pretrained.load_encoder(spec, "cpu")
+    torch.manual_seed(0)
+    return load_ours("brn_summary", quick)["encoder"].eval()
+
+
+def find_songs(folder):
+    """The audio files of a folder."""
+    return [Path(folder, name) for name in find_audio(folder)]
 
 
 class ConformerPeer(nn.Module):

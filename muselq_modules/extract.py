@@ -1,11 +1,12 @@
 """Features of audio files and folders, on disk.
 
-    python -m muselq_modules.extract IN OUT --pretrained results/demo
+    python -m muselq_modules.extract IN OUT [--pretrained results/demo]
 
 IN is a file, several files or a folder, of any length, rate and number of
 channels. OUT mirrors it (``album/song.mp3`` -> ``album/song.mp3.npy``), with
 ``index.jsonl`` and ``skipped.tsv`` beside the features. A ten-hour file needs
 no more memory than a ten-minute one. An interrupted call is simply repeated.
+Without ``--pretrained`` the encoder of the repository is taken.
 
 Exit code: 0 when every file is done, 1 when some were skipped, 2 when the run
 stopped for a reason that its last line tells, 130 after Ctrl-C.
@@ -13,19 +14,22 @@ stopped for a reason that its last line tells, 130 after Ctrl-C.
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 
 from muselq_modules.baselines import load_any_encoder
 from muselq_modules.encoder import choose_layers
 from muselq_modules.errors import UserError, exits_cleanly
-from muselq_modules.extraction import PRECISIONS, Plan
+from muselq_modules.extraction import CONTEXTS, PRECISIONS, Plan
 from muselq_modules.extraction_run import ExtractionRun, Storage
 from muselq_modules.feature_files import WRITERS, import_arrow
-from muselq_modules.feature_index import FeatureFolder, find_recordings
+from muselq_modules.feature_index import FeatureFolder
 from muselq_modules.feature_rows import POOLS, SPANS
-from muselq_modules.parallel import available_cpus
 from muselq_modules.preparation import count_reasons
+from muselq_modules.recordings import find_recordings
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def parse_layers(text, n_layers):
@@ -91,12 +95,25 @@ def extract(
     """
     if storage.format == "parquet":
         import_arrow()
+    if storage.pool == "none" and storage.per == "window":
+        raise UserError("--per window pools: add --pool mean or mean+std")
     recordings = find_recordings(inputs)
     run = ExtractionRun(encoder, plan, storage)
     settings = {**run.settings(), "pretrained": str(pretrained)}
     folder = FeatureFolder(output, settings, overwrite)
     run.run(folder, recordings, workers)
     return folder.skipped
+
+
+def repository_encoder(folder=PROJECT / "pretrained"):
+    """The encoder that travels with the code: its folder."""
+    found = sorted(path.parent for path in folder.glob("*/config.json"))
+    if len(found) != 1:
+        raise UserError(
+            f"{folder} holds {len(found)} encoders: say which one to use with "
+            "--pretrained, such as the output_folder of a pre-training run"
+        )
+    return str(found[0])
 
 
 def choose_device(name):
@@ -119,29 +136,47 @@ def parse(argv):
     parser = argparse.ArgumentParser(
         prog="python -m muselq_modules.extract",
         description="Extract features of audio files and folders.",
-        epilog="Exit code: 0 all done, 1 some files skipped, 2 stopped.",
+        epilog="Exit code: 0 all done, 1 some files skipped, 2 stopped by "
+        "what the last line says, 130 interrupted.",
     )
-    parser.add_argument("inputs", metavar="IN", nargs="+")
+    parser.add_argument(
+        "inputs", metavar="IN", nargs="+", help="audio files and folders"
+    )
     parser.add_argument("output", metavar="OUT", help="folder for the features")
 
-    def add(name, default, what, **options):
-        text = f"{what} (default: {default})"
+    parser.add_argument(
+        "--pretrained",
+        help="any encoder (default: the one of the repository)",
+    )
+
+    def add(name, default, what, shown=None, **options):
+        text = f"{what} (default: {shown or default})"
         parser.add_argument(f"--{name}", default=default, help=text, **options)
 
-    parser.add_argument("--pretrained", required=True, help="the encoder")
-    add("layers", "last", "last, all, or numbers such as 0,3,-1")
-    add("pool", "none", "rows over time, or their mean", choices=POOLS)
-    add("per", "file", "what is pooled", choices=SPANS)
+    add("layers", "last", "hidden states: last, all, or such as 0,3,-1")
+    add("pool", "none", "every token, or moments over time", choices=POOLS)
+    add("per", "file", "with --pool: what makes a row", choices=SPANS)
     add("format", "npy", "of the files", choices=[*WRITERS])
-    add("dtype", "float32", "stored", choices=["float32", "float16"])
-    add("context", "windows", "of a token", choices=["windows", "full"])
-    add("window_s", 30.0, "length of a window", type=float)
-    add("overlap_s", 5.0, "overlap of windows", type=float)
+    add("dtype", "float32", "of the files", choices=["float32", "float16"])
+    add(
+        "context",
+        "windows",
+        "overlapping windows, or one exact pass over each recording",
+        choices=CONTEXTS,
+    )
+    add("window_s", 30.0, "seconds of a window", type=float)
+    add("overlap_s", 5.0, "seconds cross-faded with the next", type=float)
     add("precision", "fp32", "of the encoder", choices=[*PRECISIONS])
-    add("device", "auto", "cpu, cuda, mps")
-    add("batch", None, "windows encoded together", type=int)
-    add("workers", None, "processes that decode, 0 for none", type=int)
-    add("memory_gb", 1.0, "for one recording in full context", type=float)
+    add("device", "auto", "auto, cpu, cuda, cuda:1, mps")
+    shown = "1 on a CPU, else 8"
+    add("batch", None, "windows encoded together", shown, type=int)
+    add("workers", None, "decoding processes, or 0", shown, type=int)
+    add(
+        "memory_gb",
+        1.0,
+        "with --context full: for one recording; longer ones use a file",
+        type=float,
+    )
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -160,13 +195,11 @@ def main(argv=None):
     if batch is None:
         batch = 1 if on_cpu else 8
     if workers is None:
-        workers = 1 if on_cpu else min(8, available_cpus())
-    if batch < 1 or workers < 0:
-        raise UserError(
-            f"--batch {batch} and --workers {workers}: give a batch of 1 or "
-            "more, and 0 or more workers"
-        )
-    encoder = load_any_encoder(given.pretrained, device)
+        workers = 1 if on_cpu else 8
+    if workers < 0:
+        raise UserError(f"--workers {workers}: give 0 or more of them")
+    pretrained = given.pretrained or repository_encoder()
+    encoder = load_any_encoder(pretrained, device)
     plan = Plan(
         parse_layers(given.layers, encoder.n_layers),
         given.context,
@@ -184,7 +217,7 @@ def main(argv=None):
         Storage(given.format, given.pool, given.per, given.dtype),
         workers,
         given.overwrite,
-        given.pretrained,
+        pretrained,
     )
     if skipped:
         reasons = count_reasons(skipped).items()

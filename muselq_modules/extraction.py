@@ -14,6 +14,7 @@ from muselq_modules.crossfade import OverlappingWindows
 from muselq_modules.errors import UserError
 from muselq_modules.full_context import FullContext, check_encoder
 
+CONTEXTS = ("windows", "full")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Windows that wait for others of their length, in batches.
 WAITING_BATCHES = 4
@@ -28,7 +29,7 @@ class Plan:
     layers : list of int
         Hidden states to give.
     context : str
-        ``windows``, or ``full`` for one exact pass over a recording.
+        One of `CONTEXTS`: windows, or one exact pass over each recording.
     window_s, overlap_s : float
         Length of a window and what it shares with the next, in seconds.
     precision : str
@@ -65,8 +66,8 @@ class Extraction:
     Raises
     ------
     UserError
-        For a window without a token, for an overlap as long as a window, and
-        for full context with an encoder that has none.
+        For numbers that make no sense, and for full context with an encoder
+        that has none.
     """
 
     def __init__(self, encoder, plan):
@@ -77,13 +78,21 @@ class Extraction:
         self.device = tensors[0].device
         rate = encoder.token_rate_hz
         self.token_samples = round(encoder.sample_rate / rate)
-        self.window = round(plan.window_s * rate)
-        self.hop = self.window - round(plan.overlap_s * rate)
+        self.window, overlap = (
+            round(seconds * rate) if 0 <= seconds < 1e9 else -1
+            for seconds in (plan.window_s, plan.overlap_s)
+        )
+        self.hop = self.window - overlap
         if self.window < 1 or not 0 < self.hop <= self.window:
             raise UserError(
                 f"--window_s {plan.window_s} and --overlap_s {plan.overlap_s} "
                 f"do not go together at {rate:g} tokens a second: a window "
                 "holds a token or more, and less than a window overlaps"
+            )
+        if plan.batch < 1 or not plan.memory_gb > 0:
+            raise UserError(
+                f"--batch {plan.batch} and --memory_gb {plan.memory_gb}: give "
+                "a batch of 1 or more, and some memory"
             )
         self._waiting = collections.defaultdict(collections.deque)
 
@@ -105,6 +114,9 @@ class Extraction:
 
     def add(self, track, start, wav):
         """Encode a window of a track, at once or with others, later."""
+        # What an encoder does with less than a token.
+        missing = max(0, self.token_samples - len(wav))
+        wav = torch.nn.functional.pad(wav, (0, missing))
         self._waiting[len(wav)].append((track, start, wav))
         if len(self._waiting[len(wav)]) >= self.plan.batch:
             self._encode(len(wav))

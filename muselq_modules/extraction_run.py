@@ -1,5 +1,6 @@
 """Many recordings through an encoder into a folder of features."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -117,8 +118,8 @@ class ExtractionRun:
             "encoder": self.digest,
             "layers": plan.layers,
             "context": plan.context,
-            "window_s": plan.window_s,
-            "overlap_s": plan.overlap_s,
+            "window_s": float(plan.window_s),
+            "overlap_s": float(plan.overlap_s),
             "precision": plan.precision,
             "pool": storage.pool,
             "per": storage.per,
@@ -140,19 +141,20 @@ class ExtractionRun:
         self.folder, self.extraction.scratch = folder, folder.scratch
         todo = {r.path: r for r in recordings if not self.folder.is_done(r)}
         self.progress = Progress(len(recordings), len(recordings) - len(todo))
-        messages = decode_all(list(todo), self.encoder.sample_rate, workers)
         try:
+            with contextlib.closing(folder), contextlib.closing(self.progress):
+                self._run(todo, workers)
+        except OSError as error:
+            raise folder.write_error(error) from error
+
+    def _run(self, todo, workers):
+        messages = decode_all(list(todo), self.encoder.sample_rate, workers)
+        with contextlib.closing(messages):
             for path, kind, payload in messages:
                 self._take(todo[path], kind, payload)
                 self._put_away()
-            self.extraction.flush()
-            self._put_away()
-        except OSError as error:
-            raise self.folder.write_error(error) from error
-        finally:
-            messages.close()
-            self.progress.close()
-            self.folder.close()
+        self.extraction.flush()
+        self._put_away()
 
     def _take(self, recording, kind, payload):
         """What the decoder says of a recording; see `decode`."""

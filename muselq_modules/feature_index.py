@@ -10,92 +10,14 @@ import errno
 import json
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
-from muselq_modules.audio_scan import find_audio
 from muselq_modules.errors import UserError
 from muselq_modules.preparation import write_skipped
 from muselq_modules.run_record import lock_folder
 
 # Told by settings.json, but not what makes two sets of features differ.
 TOLD_ONLY = ("pretrained",)
-
-
-@dataclass(frozen=True, eq=False)
-class Recording:
-    """An input file.
-
-    Attributes
-    ----------
-    path : str
-        Where it is.
-    name : str
-        Its place in the output, with forward slashes.
-    stamp : list of int
-        Bytes and modification time in nanoseconds; None if it is gone.
-    """
-
-    path: str
-    name: str
-    stamp: list = None
-
-
-def find_recordings(inputs):
-    """The audio files of files and folders.
-
-    Parameters
-    ----------
-    inputs : list of str or Path
-        Files, taken whatever their suffix, and folders, searched with all
-        that is in them.
-
-    Returns
-    -------
-    list of Recording
-        Each file once. Names are relative to the folder, or to what several
-        inputs have in common.
-
-    Raises
-    ------
-    UserError
-        When an input does not exist or nothing is found.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for name in ("b.wav", "a.mp3"):
-    ...         Path(folder, name).touch()
-    ...     [r.name for r in find_recordings([folder])]
-    ...     [r.name for r in find_recordings([Path(folder, "b.wav")])]
-    ['a.mp3', 'b.wav']
-    ['b.wav']
-    """
-    paths, roots = [], []
-    for given in inputs:
-        path = os.path.abspath(given)
-        if os.path.isdir(path):
-            roots.append(path)
-            paths += [os.path.join(path, name) for name in find_audio(path)]
-        elif os.path.isfile(path):
-            roots.append(os.path.dirname(path))
-            paths.append(path)
-        else:
-            raise UserError(f"{given} does not exist: check the path")
-    if not paths:
-        shown = ", ".join(map(str, inputs))
-        raise UserError(f"{shown} holds no audio file: check the path")
-    try:
-        root = os.path.commonpath(roots)
-    except ValueError as error:  # Windows
-        raise UserError(
-            "the inputs are on several drives: extract them one by one"
-        ) from error
-    return [
-        Recording(path, Path(path).relative_to(root).as_posix(), _stamp(path))
-        for path in dict.fromkeys(map(os.path.normpath, paths))
-    ]
 
 
 class FeatureFolder:
@@ -149,19 +71,20 @@ class FeatureFolder:
     def write_error(self, error):
         """The sentence for an `OSError` met while writing."""
         return UserError(
-            f"{self.folder} cannot be written: {error.strerror}: free or "
-            "choose another place, and repeat the command to go on"
+            f"{self.folder} cannot be written: {error.strerror or error}: make "
+            "room there or choose another folder, and repeat the command"
         )
 
     def _read_index(self):
-        records = {}
-        if self._path("index.jsonl").is_file():
-            for line in self._path("index.jsonl").open(encoding="utf-8"):
-                try:
-                    record = json.loads(line)
+        records, path = {}, self._path("index.jsonl")
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                if {"outputs", "stamp"} <= record.keys():
                     records[record["file"]] = record
-                except (ValueError, KeyError):
-                    continue  # the line under way when a run was killed
+            except (AttributeError, KeyError, ValueError):
+                continue  # the line under way when a run was killed
         self._write_index(records)
         return records
 
@@ -251,6 +174,10 @@ class FeatureFolder:
     def skip(self, recording, reason):
         """Note that a recording cannot be used, and why."""
         self.skipped.append((recording.name, reason))
+        # It may have been usable before it changed.
+        former = self._records.pop(recording.name, None)
+        if former is not None:
+            self._remove(former)
 
     def close(self):
         """Complete the index and the list of skipped recordings."""
@@ -265,12 +192,3 @@ def _shown(value):
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value)
-
-
-def _stamp(path):
-    """What tells a changed file."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]

@@ -45,7 +45,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_there_is_a_script_for_each_question():
-    assert len(SCRIPTS) == 9
+    assert len(SCRIPTS) == 11
     for name in SCRIPTS:
         source = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
         assert f"    python benchmarks/{name}.py" in source

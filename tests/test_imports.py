@@ -19,7 +19,8 @@ LAYERS = [
     "features masking tokenizer depthwise subsampling losses schedules",
     "waveforms",
     "whitening hidden_states",
-    "audio_stream decoding crossfade feature_files feature_rows",
+    "resampling audio_stream decoding recordings",
+    "crossfade feature_files feature_rows",
     "summary_mixing attention branchformer conformer",
     # an encoder loads itself; pretrained reaches the layers by name only
     "description hub weights architecture pretrained",

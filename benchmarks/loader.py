@@ -164,8 +164,8 @@ def main(argv=None):
     header = ["from", "audio s a core-s", "time against shards"]
     header += ["through a worker", "cores for one H200"]
     draw = bench.bars("seconds of audio a core-second", speeds)
-    record = {"kinds": record, "bytes_a_second": sizes}
-    bench.report(arguments, "loader", header, rows, record, draw)
+    found = {"kinds": record, "bytes_a_second": sizes}
+    bench.report(arguments, "loader", header, rows, found, draw)
 
 
 def _sizes(folder):

@@ -106,71 +106,62 @@ def exponent(points):
     return float(np.polyfit(lengths, times, 1)[0])
 
 
+def measure(networks, lengths, dim, trained, repetitions):
+    """A record for each cell and length."""
+    limits = LONGEST_TRAINED_S if trained else LONGEST_S
+    for length_s in lengths:
+        functions = runs(networks, length_s, dim, trained, limits)
+        seconds = bench.interleave(functions, repetitions, 20.0)
+        for name, values in seconds.items():
+            yield {
+                "cell": name,
+                "pass": "forward + backward" if trained else "forward",
+                "length_s": length_s,
+                "seconds": values,
+                "peak_mib": bench.peak_mib(functions[name]),
+                "against_ours": bench.ratio(seconds, name, OURS),
+            }
+
+
 def main(argv=None):
     """Measure all lengths and report."""
     arguments = bench.parse(__doc__, argv)
     dim = 128 if arguments.quick else DIM
     lengths = (2, 4, 8) if arguments.quick else (30, 60, 120, 300, 600)
-    networks = cells(dim)
-    rows, record = [], []
+    networks, found = cells(dim), []
     for trained in (False, True):
-        limits = LONGEST_TRAINED_S if trained else LONGEST_S
-        for length_s in lengths:
-            functions = runs(networks, length_s, dim, trained, limits)
-            seconds = bench.interleave(functions, arguments.repetitions, 20.0)
-            memory = {n: bench.peak_mib(run) for n, run in functions.items()}
-            for name, values in seconds.items():
-                record.append(
-                    {
-                        "cell": name,
-                        "length_s": length_s,
-                        "trained": trained,
-                        "seconds": values,
-                        "peak_mib": memory[name],
-                        "against_ours": bench.ratio(seconds, name, OURS),
-                    }
-                )
-    growth = {}
-    for trained in (False, True):
-        for name in networks:
-            found = [
-                r
-                for r in record
-                if r["cell"] == name and r["trained"] == trained
+        found += measure(networks, lengths, dim, trained, arguments.repetitions)
+    curves, rows = {}, []
+    for r in found:
+        curve = curves.setdefault((r["cell"], r["pass"]), [])
+        curve.append((r["length_s"], np.median(r["seconds"])))
+        peak = r["peak_mib"]
+        rows.append(
+            [
+                r["cell"],
+                r["pass"],
+                f"{r['length_s']} s",
+                f"{np.median(r['seconds']):.3f}",
+                bench.as_times(r["against_ours"]),
+                "" if peak is None else f"{peak:.0f}",
             ]
-            kind = "forward + backward" if trained else "forward"
-            points = [(r["length_s"], min(r["seconds"])) for r in found]
-            growth[f"{name}, {kind}"] = exponent(points)
-            for r in found:
-                memory = r["peak_mib"]
-                rows.append(
-                    [
-                        name,
-                        kind,
-                        f"{r['length_s']} s",
-                        f"{np.median(r['seconds']):.3f}",
-                        bench.as_times(r["against_ours"]),
-                        "" if memory is None else f"{memory:.0f}",
-                    ]
-                )
-    header = ["cell", "pass", "music", "CPU-s", "against ours", "peak MiB"]
+        )
+    rows.sort(key=lambda row: row[:2])
+    growth = {", ".join(key): exponent(c) for key, c in curves.items()}
     for name, value in growth.items():
         print(f"{name}: grows with length ** {value:.2f}")
 
     def draw(axes):
-        for name in networks:
-            points = [
-                (r["length_s"], np.median(r["seconds"]))
-                for r in record
-                if r["cell"] == name and not r["trained"]
-            ]
-            label = f"{name} (T^{growth[f'{name}, forward']:.2f})"
-            axes.loglog(*zip(*points), marker="o", label=label)
+        for (cell, kind), curve in curves.items():
+            if kind == "forward":
+                label = f"{cell} (T^{growth[f'{cell}, {kind}']:.2f})"
+                axes.loglog(*zip(*curve), marker="o", label=label)
         axes.set_xlabel("music, seconds")
         axes.set_ylabel("forward, CPU seconds")
         axes.legend()
 
-    record = {"cells": record, "exponents": growth}
+    header = ["cell", "pass", "music", "CPU-s", "against ours", "peak MiB"]
+    record = {"cells": found, "exponents": growth}
     bench.report(arguments, "mixing_cells", header, rows, record, draw)
 
 

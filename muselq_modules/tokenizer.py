@@ -8,7 +8,7 @@ matrix product, taken in chunks: the distances to all codes at once would need
 gigabytes.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -23,8 +23,12 @@ def full_precision(device_type):
     matmul = torch.backends.cuda.matmul
     allowed = matmul.allow_tf32
     matmul.allow_tf32 = False
+    # Shapes alone, on the meta device, have no precision.
+    autocast = nullcontext()
+    if torch.amp.is_autocast_available(device_type):
+        autocast = torch.autocast(device_type, enabled=False)
     try:
-        with torch.autocast(device_type, enabled=False):
+        with autocast:
             yield
     finally:
         matmul.allow_tf32 = allowed

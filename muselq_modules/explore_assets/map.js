@@ -221,7 +221,7 @@ class MusicMap {
     }
     if (seen.length > 150) seen.length = 0;
     if (this.selected >= 0) seen.unshift(this.selected);
-    for (const i of seen) {
+    for (const i of new Set(seen)) {
       const [x, y] = this.place(i);
       let text = this.look.name(i);
       if (text.length > 28) text = `${text.slice(0, 27)}…`;

@@ -33,11 +33,18 @@ const similarities = unpack(data.similarities, Int8Array);
 const vectors = unpack(data.vectors, Int8Array);
 
 // Where the vectors of each track start, and what it is called and found by.
+const stem = (track) => track.path.replace(/\.[^.]*$/s, "");
+const stems = new Map();
+for (const track of tracks) {
+  stems.set(stem(track), (stems.get(stem(track)) || 0) + 1);
+}
 let rows = 0;
 for (const track of tracks) {
   track.start = rows * data.dim;
   rows += track.n;
-  track.name = track.path.replace(/^.*\//s, "").replace(/\.[^.]*$/s, "");
+  // The suffix only where it tells tracks apart.
+  const name = stems.get(stem(track)) > 1 ? track.path : stem(track);
+  track.name = name.replace(/^.*\//s, "");
   track.key = folded(track.path);
 }
 

@@ -42,7 +42,14 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["muselq_modules"],
-    package_data={"muselq_modules": ["*.json", "explore_assets/*"]},
+    package_data={
+        "muselq_modules": [
+            "*.json",
+            "explore_assets/*.html",
+            "explore_assets/*.css",
+            "explore_assets/*.js",
+        ]
+    },
     python_requires=">=3.10,<3.14",
     # torchaudio 2.11 is its last release, and pairs with torch 2.11 only.
     install_requires=[

@@ -292,4 +292,4 @@ def test_two_and_five_thousand_tracks(driver, tmp_path, n):
         "const start = performance.now(); for (let i = 0; i < 5; i++)"
         " map.draw(); return (performance.now() - start) / 5e3"
     )
-    assert seconds < 0.5
+    assert seconds < 2  # .013 when idle; tests also run on busy machines

@@ -37,7 +37,8 @@ def reference(model, clips):
         x = model.encoder.layer_norm(x)
     states = [x]
     for layer in model.encoder.layers:
-        states.append(layer(states[-1]))
+        x = layer(states[-1])
+        states.append(x[0] if isinstance(x, tuple) else x)  # transformers 5.0
     if model.config.do_stable_layer_norm:
         states[-1] = model.encoder.layer_norm(states[-1])
     return states

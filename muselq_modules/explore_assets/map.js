@@ -10,6 +10,7 @@ class MusicMap {
     this.hovered = -1;
     this.choose = () => {};
     this.hover = () => {};
+    this.size = [0, 0]; // of the canvas; asking it for each point is slow
     this.reset();
     this.listen();
     new ResizeObserver(() => this.draw()).observe(canvas);
@@ -26,7 +27,7 @@ class MusicMap {
 
   // Pixels of a point; the map keeps a margin for labels.
   place(i) {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const [width, height] = this.size;
     const margin = 28;
     const x = (this.points[2 * i] - this.centre[0]) * this.zoom + 0.5;
     const y = (this.points[2 * i + 1] - this.centre[1]) * this.zoom + 0.5;
@@ -70,7 +71,7 @@ class MusicMap {
   }
 
   zoomBy(factor, x, y) {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const [width, height] = this.size;
     const zoom = Math.min(64, Math.max(1, this.zoom * factor));
     const shift = 1 / this.zoom - 1 / zoom;
     this.centre[0] += (x / width - 0.5) * shift;
@@ -144,7 +145,7 @@ class MusicMap {
       ArrowUp: [0, -1],
       ArrowDown: [0, 1],
     };
-    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const [width, height] = this.size;
     const centre = this.selected < 0 ? null : this.place(this.selected);
     const [x, y] = centre || [width / 2, height / 2];
     if (arrows[event.key]) {
@@ -170,7 +171,8 @@ class MusicMap {
 
   draw() {
     const context = fitted(this.canvas);
-    const { clientWidth: width, clientHeight: height } = this.canvas;
+    this.size = [this.canvas.clientWidth, this.canvas.clientHeight];
+    const [width, height] = this.size;
     const style = getComputedStyle(document.documentElement);
     const ink = style.getPropertyValue("--ink");
     const ground = style.getPropertyValue("--panel");
@@ -221,7 +223,7 @@ class MusicMap {
     }
     if (seen.length > 150) seen.length = 0;
     if (this.selected >= 0) seen.unshift(this.selected);
-    for (const i of seen) {
+    for (const i of new Set(seen)) {
       const [x, y] = this.place(i);
       let text = this.look.name(i);
       if (text.length > 28) text = `${text.slice(0, 27)}…`;

@@ -20,7 +20,9 @@ const data = JSON.parse(byId("data").textContent);
 const tracks = data.tracks;
 
 function unpack(text, type) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const letters = atob(text);
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
   return new type(bytes.buffer);
 }
 
@@ -33,11 +35,18 @@ const similarities = unpack(data.similarities, Int8Array);
 const vectors = unpack(data.vectors, Int8Array);
 
 // Where the vectors of each track start, and what it is called and found by.
+const stem = (track) => track.path.replace(/\.[^.]*$/s, "");
+const stems = new Map();
+for (const track of tracks) {
+  stems.set(stem(track), (stems.get(stem(track)) || 0) + 1);
+}
 let rows = 0;
 for (const track of tracks) {
   track.start = rows * data.dim;
   rows += track.n;
-  track.name = track.path.replace(/^.*\//s, "").replace(/\.[^.]*$/s, "");
+  // The suffix only where it tells tracks apart.
+  const name = stems.get(stem(track)) > 1 ? track.path : stem(track);
+  track.name = name.replace(/^.*\//s, "");
   track.key = folded(track.path);
 }
 
@@ -78,12 +87,8 @@ function entry(i, ...after) {
 
 const audio = byId("audio");
 const matrix = new SimilarityMatrix(byId("matrix"));
-const state = { selected: -1, group: -1, wanted: "" };
-
-function hidden(i) {
-  const elsewhere = state.group >= 0 && tracks[i].group !== state.group;
-  return elsewhere || !tracks[i].key.includes(state.wanted);
-}
+// hidden: tracks of other folders, or without what is searched for.
+const state = { selected: -1, group: -1, wanted: "", hidden: [] };
 
 function near(i) {
   return Array.from(neighbours.subarray(i * data.k, (i + 1) * data.k));
@@ -91,7 +96,7 @@ function near(i) {
 
 const map = new MusicMap(byId("map"), points, {
   colour: (i) => COLOURS[tracks[i].group],
-  dimmed: hidden,
+  dimmed: (i) => state.hidden[i],
   name: (i) => tracks[i].name,
   links: near,
 });
@@ -108,7 +113,12 @@ map.hover = (i, at) => {
 };
 
 function list() {
-  const found = tracks.map((_, i) => i).filter((i) => !hidden(i));
+  state.hidden = tracks.map(
+    (track) =>
+      (state.group >= 0 && track.group !== state.group) ||
+      !track.key.includes(state.wanted),
+  );
+  const found = tracks.map((_, i) => i).filter((i) => !state.hidden[i]);
   byId("list").replaceChildren(
     ...found.slice(0, MAX_LISTED).map((i) => entry(i)),
   );

@@ -22,7 +22,7 @@ TABLE_2 = {  # millions of parameters in the paper
 TOLERANCE = 0.015
 
 
-def millions(name, folder):
+def millions(name, folder, **changes):
     """Parameters of the model of a YAML, built without its weights."""
     with open(HPARAMS / f"{name}.yaml", encoding="utf-8") as stream:
         text = resolve_references(stream, {"data_folder": "."}).getvalue()
@@ -31,12 +31,16 @@ def millions(name, folder):
     arguments = describe(resolved, "model")["arguments"]
     encoder = build_encoder(arguments.pop("encoder"), without_values=True)
     with torch.device("meta"):
-        model = MaskedPredictor(encoder, **arguments)
+        model = MaskedPredictor(encoder, **{**arguments, **changes})
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
 def test_table_2(tmp_path, capsys):
-    found = {name: millions(name, tmp_path) for name in TABLE_2}
+    # The paper's mel head predicts the 512 values of a stacked frame, ours 64
+    # components of it.
+    found = {
+        name: millions(name, tmp_path, target_dim=512) for name in TABLE_2
+    }
     with capsys.disabled():
         print("\n\nmodel                parameters  paper")
         for name, paper in TABLE_2.items():

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from pretrain_runs import ROOT, run
+from pretrain_runs import ROOT
 
 from muselq_modules.command_line import read_options, split_command_line
 from muselq_modules.configuration import check_tree, read_tree
@@ -107,13 +107,9 @@ def test_links_lead_somewhere():
                 assert (path.parent / target).exists(), f"{path}: {target}"
 
 
-def test_python_of_the_readme_runs(tmp_path, monkeypatch):
-    code, output = run(
-        tmp_path / "results" / "demo", n_steps=3, valid_interval=3
-    )
-    assert code == 0, output
-    monkeypatch.chdir(tmp_path)
+def test_python_of_the_readme_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)  # where a reader stands after git clone
     snippets = blocks(ROOT / "README.md", "python")
-    assert snippets
+    assert len(snippets) >= 3
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), {})

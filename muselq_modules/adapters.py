@@ -36,8 +36,9 @@ import sys
 import torch
 from torch import nn
 
-from muselq_modules.encoder import EncoderOutput, choose_layers, digest_of
+from muselq_modules.encoder import digest_of
 from muselq_modules.errors import UserError
+from muselq_modules.hidden_states import EncoderOutput, choose_layers
 from muselq_modules.waveforms import as_waveforms
 
 INTERFACE = ("sample_rate", "token_rate_hz", "n_layers", "dim", "digest")

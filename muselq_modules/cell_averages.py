@@ -10,7 +10,7 @@ import hashlib
 import torch
 from torch import nn
 
-from muselq_modules.encoder import EncoderOutput
+from muselq_modules.hidden_states import EncoderOutput
 
 
 class CellAverages(nn.Module):

@@ -19,7 +19,6 @@ import torch
 
 from muselq_modules.baselines import load_any_encoder
 from muselq_modules.cell_averages import CellAverages
-from muselq_modules.encoder import choose_layers
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.explore_page import (
     audio_url,
@@ -27,6 +26,7 @@ from muselq_modules.explore_page import (
     page,
     page_data,
 )
+from muselq_modules.hidden_states import choose_layers
 from muselq_modules.music_map import (
     compact,
     dimension_statistics,

@@ -119,6 +119,11 @@ def test_bf16_is_close():
     )
     assert frames.dtype == torch.float32
     assert 0 < (frames - exact).abs().max() < 0.1
+    for part in (encoder.subsampling, encoder.layers, encoder.norm):
+        part.bfloat16()
+    frames = in_blocks(encoder, wav, [2], block_tokens=30)
+    assert frames.dtype == torch.float32
+    assert 0 < (frames - exact).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -16,8 +16,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from muselq_modules.baselines import load_any_encoder
 from muselq_modules.encoder import choose_layers
 from muselq_modules.errors import UserError, exits_cleanly
@@ -27,6 +25,7 @@ from muselq_modules.feature_files import WRITERS, import_arrow
 from muselq_modules.feature_index import FeatureFolder
 from muselq_modules.feature_rows import POOLS, SPANS
 from muselq_modules.preparation import count_reasons
+from muselq_modules.pretrained import choose_device
 from muselq_modules.recordings import find_recordings
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -116,21 +115,6 @@ def repository_encoder(folder=PROJECT / "pretrained"):
     return str(found[0])
 
 
-def choose_device(name):
-    """A device by its name; ``auto`` is an accelerator where there is one."""
-    if name == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else name
-    try:
-        return torch.empty(0, device=name).device
-    except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(
-            f"--device {name} cannot be used ({reason}): give cpu, cuda, "
-            "cuda:1 or mps"
-        ) from error
-
-
 def parse(argv):
     """The command line's arguments."""
     parser = argparse.ArgumentParser(
@@ -167,7 +151,7 @@ def parse(argv):
     add("window_s", 30.0, "seconds of a window", type=float)
     add("overlap_s", 5.0, "seconds cross-faded with the next", type=float)
     add("precision", "fp32", "of the encoder", choices=[*PRECISIONS])
-    add("device", "auto", "auto, cpu, cuda, cuda:1, mps")
+    add("device", None, "cpu, cuda, cuda:1, mps", "the fastest there is")
     shown = "1 on a CPU, else 8"
     add("batch", None, "windows encoded together", shown, type=int)
     add("workers", None, "decoding processes, or 0", shown, type=int)

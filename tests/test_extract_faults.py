@@ -179,7 +179,7 @@ def test_faults_that_show_late_leave_nothing_behind(tmp_path, use, music):
         (["--memory_gb", "0"], "some memory"),
         (["--workers", "-1"], "0 or more"),
         (["--per", "window"], "add --pool mean"),
-        (["--device", "cudo"], "--device cudo cannot be used"),
+        (["--device", "cudo"], "device cudo is not there"),
         (["--context", "full"], "needs a MusicEncoder"),
     ],
 )

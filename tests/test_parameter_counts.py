@@ -38,9 +38,7 @@ def millions(name, folder, **changes):
 def test_table_2(tmp_path, capsys):
     # The paper's mel head predicts the 512 values of a stacked frame, ours 64
     # components of it.
-    found = {
-        name: millions(name, tmp_path, target_dim=512) for name in TABLE_2
-    }
+    found = {name: millions(name, tmp_path, target_dim=512) for name in TABLE_2}
     with capsys.disabled():
         print("\n\nmodel                parameters  paper")
         for name, paper in TABLE_2.items():

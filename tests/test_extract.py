@@ -13,6 +13,7 @@ from small_encoders import redraw, small_encoder
 from test_audio_data import make_noise
 
 from muselq_modules import extract as command
+from muselq_modules.adapters import CallableEncoder
 from muselq_modules.audio_data import read_segment
 from muselq_modules.crossfade import CrossFade
 from muselq_modules.errors import UserError
@@ -151,6 +152,32 @@ def test_batches_and_processes_change_nothing(music, tmp_path, use):
             one = np.load(tmp_path / "1" / f"{name}.npy")
             other = np.load(output / f"{name}.npy")
             np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def levels(wav):
+    """Frames of 400 samples every 320: one less than the length suggests."""
+    frames = wav.unfold(1, 400, 320)
+    return torch.stack([frames.mean(-1), frames.square().mean(-1)], -1)[None]
+
+
+def test_an_encoder_whose_windows_lack_a_token(music, tmp_path, use, capsys):
+    """As convolutions without padding give, MERT's for one."""
+    encoder = use(
+        CallableEncoder(
+            levels, 24000, 75.0, 2, 0, "levels", version="1", min_samples=400
+        )
+    )
+    options = ["--window_s", 3, "--overlap_s", 1]
+    assert run(music, tmp_path / "out", *options) == 0
+    for name in NAMES:
+        features = np.load(tmp_path / "out" / f"{name}.npy")
+        expected = whole(encoder, music / name, [0])[: len(features)]
+        # Less than a token's samples may be left at the end.
+        assert 0 <= len(whole(encoder, music / name, [0])) - len(features) <= 1
+        np.testing.assert_allclose(features, expected, atol=1e-5)
+    options = ["--window_s", 3, "--overlap_s", 0]
+    assert run(music, tmp_path / "cut", *options) == 2
+    assert "224 tokens of a window of 225" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["safetensors", "parquet"])

@@ -35,6 +35,7 @@ from muselq_modules.music_map import (
     unit,
 )
 from muselq_modules.parallel import available_cpus
+from muselq_modules.pretrained import SMALL_ENCODER
 from muselq_modules.previews import make_previews, preview_span
 from muselq_modules.probe_report import write_text
 from muselq_modules.probing import encoder_name
@@ -78,7 +79,7 @@ def describe_tracks(files, readers, folder, page_folder, cell_s):
 
 def explore(
     folder,
-    pretrained="mel",
+    pretrained=SMALL_ENCODER,
     output=None,
     layer=-1,
     cell_s=1.0,
@@ -191,8 +192,9 @@ def main(argv=None):
     parser.add_argument("folder", help="music, with any sub-folders")
     parser.add_argument(
         "--pretrained",
-        default="mel",
-        help="run folder, exported folder, mel, mert:95M ... (default: mel)",
+        default=SMALL_ENCODER,
+        help="run folder, exported folder, mel, mert:95M ... (default: the "
+        "small encoder of the repository)",
     )
     parser.add_argument(
         "--output", help="default: results/explore/<folder name>.html"

@@ -14,7 +14,6 @@ stopped for a reason that its last line tells, 130 after Ctrl-C.
 
 import argparse
 import sys
-from pathlib import Path
 
 from muselq_modules.baselines import load_any_encoder
 from muselq_modules.encoder import choose_layers
@@ -25,10 +24,8 @@ from muselq_modules.feature_files import WRITERS, import_arrow
 from muselq_modules.feature_index import FeatureFolder
 from muselq_modules.feature_rows import POOLS, SPANS
 from muselq_modules.preparation import count_reasons
-from muselq_modules.pretrained import choose_device
+from muselq_modules.pretrained import SMALL_ENCODER, choose_device
 from muselq_modules.recordings import find_recordings
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 
 def parse_layers(text, n_layers):
@@ -104,17 +101,6 @@ def extract(
     return folder.skipped
 
 
-def repository_encoder(folder=PROJECT / "pretrained"):
-    """The encoder that travels with the code: its folder."""
-    found = sorted(path.parent for path in folder.glob("*/config.json"))
-    if len(found) != 1:
-        raise UserError(
-            f"{folder} holds {len(found)} encoders: say which one to use with "
-            "--pretrained, such as the output_folder of a pre-training run"
-        )
-    return str(found[0])
-
-
 def parse(argv):
     """The command line's arguments."""
     parser = argparse.ArgumentParser(
@@ -130,7 +116,8 @@ def parse(argv):
 
     parser.add_argument(
         "--pretrained",
-        help="any encoder (default: the one of the repository)",
+        default=SMALL_ENCODER,
+        help="any encoder (default: the small one of the repository)",
     )
 
     def add(name, default, what, shown=None, **options):
@@ -182,8 +169,7 @@ def main(argv=None):
         workers = 1 if on_cpu else 8
     if workers < 0:
         raise UserError(f"--workers {workers}: give 0 or more of them")
-    pretrained = given.pretrained or repository_encoder()
-    encoder = load_any_encoder(pretrained, device)
+    encoder = load_any_encoder(given.pretrained, device)
     plan = Plan(
         parse_layers(given.layers, encoder.n_layers),
         given.context,

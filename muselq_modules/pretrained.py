@@ -23,6 +23,8 @@ from muselq_modules.weights import fitting_weights, write_weights
 RANDOM = "random:"
 STATISTICS = ("log_mel.", "whitening.")
 PROJECT = Path(__file__).resolve().parents[1]
+# Travels with the code; found from any working directory.
+SMALL_ENCODER = "pretrained/brn_summary_tiny"
 DTYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,

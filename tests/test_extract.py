@@ -16,7 +16,6 @@ from muselq_modules import extract as command
 from muselq_modules.adapters import CallableEncoder
 from muselq_modules.audio_data import read_segment
 from muselq_modules.crossfade import CrossFade
-from muselq_modules.errors import UserError
 
 ODD_FILES = Path(__file__).parents[2] / "shared" / "music" / "odd_files"
 
@@ -287,12 +286,12 @@ def test_many_tiny_files(tmp_path, use):
     np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
-def test_the_encoder_of_the_repository(tmp_path):
-    with pytest.raises(UserError, match="holds 0 encoders: say which one"):
-        command.repository_encoder(tmp_path)
-    (tmp_path / "small").mkdir()
-    (tmp_path / "small" / "config.json").write_text("{}")
-    assert command.repository_encoder(tmp_path) == str(tmp_path / "small")
+def test_the_encoder_of_the_repository(tmp_path, monkeypatch):
+    """No --pretrained, any working directory."""
+    soundfile.write(tmp_path / "a.wav", make_noise(2.0, 24000), 24000)
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["a.wav", "out", "--workers", "0"]) == 0
+    assert np.load("out/a.wav.npy").shape == (50, 1, 144)
 
 
 def test_options_may_stand_anywhere():

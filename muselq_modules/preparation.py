@@ -60,9 +60,26 @@ def write_csv(path, rows, fields):
 
 
 def read_csv(path):
-    """Return the rows of a table as a list of dict of str; see `write_csv`."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Return the rows of a table as a list of dict of str; see `write_csv`.
+
+    Raises
+    ------
+    UserError
+        When it is no such table, for example because it was edited.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            rows = list(table)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UserError(
+                f"{path}, row {number} ({next(iter(row.values()))}), has more "
+                "or fewer cells than the header: prepare the data again"
+            )
+    return rows
 
 
 def write_skipped(path, skipped):

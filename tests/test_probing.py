@@ -303,7 +303,7 @@ def test_labels_are_checked():
     assert label_of(row, label_pipeline, None, hparams, "train.csv") == 0
     for genre, problem in (
         ("folk", "train.csv, a.wav: not a label.*folk"),
-        ("jazz", "label 1 is outside 0 ... 0"),
+        ("jazz", "label 1 is none of 0 ... 0"),
     ):
         with pytest.raises(Exception, match=problem):
             label_of(

@@ -106,7 +106,8 @@ def test_a_bad_line_is_named(tmp_path, row):
     path.write_text(path.read_text("utf-8") + row + "\n", "utf-8")
     with pytest.raises(UserError, match=rf"train\.csv, line {len(FILES) + 2},"):
         open_manifest(path)
-    assert list((tmp_path / ".segments").iterdir()) == []
+    left = [p for p in (tmp_path / ".segments").iterdir() if p.is_dir()]
+    assert left == []
 
 
 def test_a_manifest_of_other_columns_is_refused(tmp_path):

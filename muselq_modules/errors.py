@@ -22,6 +22,8 @@ class UserError(Exception):
 
     The message is one sentence that names the file or the value and the
     remedy. Command lines print it without a traceback, see `exits_cleanly`.
+    What a name of a file must not do to a terminal is written out: a line
+    break is ``\\n``.
 
     Example
     -------
@@ -31,6 +33,10 @@ class UserError(Exception):
     ...     print(error)
     song.wav does not exist: check the path
     """
+
+    def __init__(self, message=""):
+        letters = (c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__("".join(letters))
 
 
 def exits_cleanly(main):

@@ -38,6 +38,7 @@ from muselq_modules.ranks import (
     raise_together,
     sentence,
 )
+from muselq_modules.run_checks import check_run_opts
 from muselq_modules.run_record import record_launch
 
 FOLDERLESS_ENCODERS = ("mel", "mfcc", "chroma")
@@ -114,6 +115,7 @@ def load_experiment(argv=None, data_must_exist=True):
     check_tree(merged, yaml_path)
     resolved = _resolve(yaml_path, overrides)
     run_opts = _run_opts(yaml_path, resolved, run_options, overrides)
+    check_run_opts(run_opts)
     join_ranks(run_opts)
     raise_together(_missing_folder(resolved, data_must_exist))
     hparams = _construct(yaml_path, overrides)

@@ -7,6 +7,7 @@ it is when others are added.
 """
 
 import collections
+import contextlib
 import csv
 import hashlib
 import logging
@@ -28,6 +29,7 @@ __all__ = [
     "scan_audio",
     "stable_fraction",
     "summary",
+    "telling_damage",
     "write_csv",
     "write_skipped",
 ]
@@ -178,6 +180,39 @@ def require_file(path, what, remedy):
     if not path.is_file():
         raise UserError(f"{what}: no file {path}: {remedy}")
     return path
+
+
+@contextlib.contextmanager
+def telling_damage(path, remedy):
+    """Turn whatever reading a damaged table raises into a `UserError`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    remedy : str
+        What the user can do.
+
+    Example
+    -------
+    >>> with telling_damage("labels.csv", "download it again"):
+    ...     ["a"].index("b")
+    Traceback (most recent call last):
+        ...
+    muselq_modules.errors.UserError: labels.csv is damaged ('b' is not in ...
+    """
+    try:
+        yield
+    except (
+        AttributeError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        csv.Error,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged ({reason}): {remedy}") from error
 
 
 def stable_fraction(text):

@@ -42,6 +42,9 @@ UNUSED = {
     **UNUSED,
     "grad_accumulation_factor": "it follows from global_batch and local_batch",
     "optimizer_step_limit": "use n_steps",
+    "compile_module_keys": "compile takes the parts that gain",
+    "compile_using_fullgraph": "compile takes the parts that gain",
+    "compile_using_dynamic_shape_tracing": "all shapes are the same",
 }
 
 

@@ -5,11 +5,21 @@ recipe knows. Its table holds the lowest and the highest value of each key.
 """
 
 import math
+from pathlib import Path
+
+import torch
+import yaml
 
 from muselq_modules import configuration as tree
 from muselq_modules.errors import UserError
 
 TINY = 1e-12  # above 0
+COMPILE_MODES = (
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)
 # Run options of SpeechBrain that a recipe of ours does not follow.
 UNUSED = {
     "test_only": "a run trains, or is finished",
@@ -98,3 +108,47 @@ def refuse_unused(run_opts, unused=UNUSED):
     for name, remedy in unused.items():
         if getattr(run_opts, name) != getattr(defaults, name):
             raise UserError(f"{name} has no effect in this recipe: {remedy}")
+
+
+def check_run_opts(run_opts):
+    """Raise a UserError for a run option that would fail after minutes.
+
+    Parameters
+    ----------
+    run_opts : RunOptions
+        The effective ones.
+    """
+    _check_device(run_opts.device)
+    if run_opts.compile_mode not in COMPILE_MODES:
+        raise UserError(
+            f"compile_mode is {run_opts.compile_mode}: it is one of "
+            f"{', '.join(COMPILE_MODES)}"
+        )
+    path = run_opts.log_config
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+            whole = "file_handler" in yaml.safe_load(text)["handlers"]
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"log_config {path} is no YAML of logging with a file_handler "
+                "among its handlers: leave it out, or copy SpeechBrain's "
+                "log-config.yaml"
+            )
+
+
+def _check_device(name):
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"device {name} is none: use cpu or cuda") from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count()}
+    counts["mps"] = int(torch.backends.mps.is_available())
+    count = counts.get(device.type, 0)
+    if count <= (device.index or 0):
+        raise UserError(
+            f"device {name} is not there: this machine has {count} of that "
+            "kind; use --device cpu, or leave it out"
+        )

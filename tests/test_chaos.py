@@ -1,4 +1,4 @@
-"""Faults of machines and data, each a few times; `make chaos` tries them all."""
+"""Faults of machines and data, a few times each; all of them: `make chaos`."""
 
 import pytest
 from chaos import arithmetic, data, endurance, kills, machine

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "muselq_modules"
 # makes no circle. A new module is added where its imports allow.
 LAYERS = [
     "compatibility errors",
-    "checksums parallel mp3_frames audio_formats paths files",
+    "checksums parallel mp3_frames audio_formats paths files bounds",
     "locks loaders rank_watch",
     # torch: audio, features, model
     "containers audio_checks audio_data audio_scan chunks windows transcoding",

@@ -7,38 +7,35 @@ answers in one sentence. It needs no torch: the processes that run it start
 fast.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from muselq_modules.audio_formats import (
+    CODEC_SUFFIXES,
+    AudioFault,
+    NotReached,
+    check_format,
+    check_hours,
+    check_name,
+    check_rate,
+    one_line,
+)
 from muselq_modules.containers import chunks_are_cut, ogg_is_cut
 from muselq_modules.mp3_frames import count_mp3_frames
 
-SNDFILE_SUFFIXES = frozenset(
-    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 "
-    ".rf64".split()
-)
-# Formats that libsndfile does not read; the optional torchcodec does.
-CODEC_SUFFIXES = frozenset(".m4a .aac .mp4 .wma .ac3 .webm".split())
-AUDIO_SUFFIXES = SNDFILE_SUFFIXES | CODEC_SUFFIXES
-
 # -80 dB full scale: below it there is nothing but dither.
 SILENCE_RMS = 1e-4
-BLOCK_FRAMES = 2**18
+# Decoded together, all channels counted: 16 MiB.
+BLOCK_SAMPLES = 2**22
+# torchcodec starts at the first frame again when a block begins within a
+# frame of the codec; this is a multiple of what codecs use.
+CODEC_BLOCK_FRAMES = 184_320
 # Encoders pad and decoders drop damaged frames, so that a sound MP3 or Ogg
 # file may decode to slightly less than its header says.
 TOLERANCE_S = 0.25
 UNKNOWN_FRAMES = 2**62
-
-
-class AudioFault(Exception):
-    """The reason why an audio file cannot be used."""
-
-
-class NotReached(AudioFault):
-    """A fault of this machine at this time, not of the file."""
 
 
 def check_audio(path):
@@ -84,24 +81,6 @@ def check_audio(path):
         raise NotReached(f"cannot be opened: {error.strerror}") from error
 
 
-def check_name(path):
-    """Raise `AudioFault` for a file that is no audio by its name."""
-    if path.name.startswith("."):
-        raise AudioFault("hidden file")
-    if path.suffix.lower() not in AUDIO_SUFFIXES:
-        raise AudioFault(f"unsupported format: '{path.suffix}'")
-
-
-def check_rate(sample_rate):
-    """Raise `AudioFault` for a rate that takes gigabytes to resample.
-
-    The polyphase filter has a row for each phase; a rate such as 44,101 Hz,
-    without a common divisor with 24 kHz, has 24,000 of them.
-    """
-    if math.gcd(sample_rate, 24000) < 5:
-        raise AudioFault(f"unusual sample rate: {sample_rate} Hz, convert it")
-
-
 def audio_decoder(path):
     """Open a file with the optional torchcodec.
 
@@ -144,12 +123,15 @@ def _check_with_soundfile(path):
         }
         if file.frames == 0:
             raise AudioFault("empty: the header is there, the audio is not")
+        check_format(file.samplerate, file.channels)
         check_rate(file.samplerate)
         if file.frames > UNKNOWN_FRAMES:
             raise AudioFault("no length: its header gives none, re-encode it")
+        check_hours(file.frames / file.samplerate)
         meter = _LevelMeter()
+        n_frames = BLOCK_SAMPLES // file.channels
         try:
-            while len(block := file.read(BLOCK_FRAMES, "float32", True)):
+            while len(block := file.read(n_frames, "float32", True)):
                 meter.add(block)
         except soundfile.SoundFileError as error:
             read_s = meter.frames / file.samplerate
@@ -167,29 +149,51 @@ def _check_with_torchcodec(path, first_error):
     """Check a file that libsndfile refused with `first_error`."""
     try:
         decoder = audio_decoder(path)
-        audio = decoder.get_all_samples()
-    except NotReached as missing:
+    except AudioFault as fault:
         if path.suffix.lower() in CODEC_SUFFIXES:
             raise
         reason = f"unreadable: {one_line(first_error)}"
-        raise AudioFault(reason) from missing
-    except (OSError, RuntimeError, ValueError) as error:
-        raise AudioFault(f"unreadable: {one_line(error)}") from error
-    samples = audio.data.numpy().T
-    if not len(samples):
+        raise AudioFault(reason) from fault
+    facts = decoder.metadata
+    if not facts.sample_rate or not facts.num_channels:
         raise AudioFault("empty: the header is there, the audio is not")
+    check_format(facts.sample_rate, facts.num_channels)
+    check_rate(facts.sample_rate)
+    promised_s = facts.duration_seconds_from_header or 0.0
+    check_hours(promised_s)
     meter = _LevelMeter()
-    meter.add(samples)
-    promised_s = decoder.metadata.duration_seconds_from_header or 0.0
+    for samples in _codec_blocks(decoder, facts.sample_rate):
+        meter.add(samples)
+        check_hours(meter.frames / facts.sample_rate)
+    if not meter.frames:
+        raise AudioFault("empty: the header is there, the audio is not")
     check_promise(
-        meter.frames, promised_s * audio.sample_rate, audio.sample_rate
+        meter.frames, promised_s * facts.sample_rate, facts.sample_rate
     )
     return {
         "frames": meter.frames,
-        "sample_rate": int(audio.sample_rate),
-        "channels": samples.shape[1],
+        "sample_rate": int(facts.sample_rate),
+        "channels": int(facts.num_channels),
         "silent": meter.silent,
     }
+
+
+def _codec_blocks(decoder, rate):
+    """Yield blocks `[frames, channels]` to the end of an open file."""
+    frames = 0
+    while True:
+        start_s, stop_s = frames / rate, (frames + CODEC_BLOCK_FRAMES) / rate
+        try:
+            audio = decoder.get_samples_played_in_range(start_s, stop_s)
+        except (OSError, RuntimeError, ValueError) as error:
+            if frames and "No audio frames" in str(error):
+                return  # the end fell on that of a block
+            raise AudioFault(f"unreadable: {one_line(error)}") from error
+        samples = audio.data.numpy().T
+        frames += len(samples)
+        yield samples
+        if len(samples) < CODEC_BLOCK_FRAMES:
+            return
 
 
 class _LevelMeter:
@@ -283,11 +287,3 @@ def _check_seek(file, frames):
         raise AudioFault(f"cannot seek: {one_line(error)}") from error
     if read != wanted:
         raise AudioFault(f"cannot seek: {read} of {wanted} frames read there")
-
-
-def one_line(error):
-    """Return the message of an exception without paths and line breaks."""
-    text = getattr(error, "error_string", None) or str(error)
-    if "not a regular file" in text:
-        text = "no audio found in it"  # what libsndfile means by it
-    return " ".join(text.replace("Error : ", "").split()).rstrip(".")

@@ -13,13 +13,16 @@ import torch
 import torchaudio
 
 from muselq_modules.audio_checks import (
+    audio_decoder,
+    held_frames,
+    is_short,
+)
+from muselq_modules.audio_formats import (
     AUDIO_SUFFIXES,
     CODEC_SUFFIXES,
     AudioFault,
-    audio_decoder,
+    check_format,
     check_rate,
-    held_frames,
-    is_short,
     one_line,
 )
 from muselq_modules.errors import UserError
@@ -30,6 +33,10 @@ __all__ = ["AUDIO_SUFFIXES", "read_segment"]
 FILTER_FRAMES = 64
 # MP3 frames borrow bits from earlier ones: the first after a seek are wrong.
 MP3_PREROLL = 12 * 1152
+# Read and mixed down together, all channels counted: 16 MiB.
+BLOCK_SAMPLES = 2**22
+# Read at once; resampling two hours takes 5 GB.
+MAX_HOURS = 2.0
 
 
 def read_segment(path, start_s=0.0, duration_s=None, sample_rate=24000):
@@ -58,8 +65,9 @@ def read_segment(path, start_s=0.0, duration_s=None, sample_rate=24000):
     Raises
     ------
     UserError
-        When the file cannot be read, when `start_s` is not inside it, or when
-        it holds less audio than its header promises.
+        When the file cannot be read, when `start_s` is not inside it, when it
+        holds less audio than its header promises, or samples that are not
+        finite, or when more than two hours are asked for.
 
     Example
     -------
@@ -78,18 +86,22 @@ def read_segment(path, start_s=0.0, duration_s=None, sample_rate=24000):
             "longer one"
         )
     try:
-        audio, rate, lead, n_frames = _read_frames(
+        wav, rate, lead, n_frames = _read_frames(
             path, start_s, duration_s, sample_rate
         )
     except soundfile.SoundFileError as error:
         if not Path(path).is_file():
             sentence = f"{path} does not exist: check the path"
             raise UserError(sentence) from error
-        audio, rate, lead, n_frames = _read_with_torchcodec(
-            path, start_s, duration_s, error
+        wav, rate, lead, n_frames = _read_with_torchcodec(
+            path, start_s, duration_s, sample_rate, error
         )
-    n_frames = min(n_frames, len(audio) - lead)
-    wav = audio.mean(dim=1)
+    n_frames = min(n_frames, len(wav) - lead)
+    if not torch.isfinite(wav.sum()):
+        raise UserError(
+            f"{path} holds NaN or infinite samples: leave it out by preparing "
+            "the data again"
+        )
     if rate != sample_rate:
         wav = torchaudio.functional.resample(wav, rate, sample_rate)
     first = lead * sample_rate // rate
@@ -104,20 +116,19 @@ def _read_frames(path, start_s, duration_s, sample_rate):
 
     Returns
     -------
-    audio : torch.Tensor
-        float32 `[frames, channels]`.
+    wav : torch.Tensor
+        float32 `[frames]`, the mean of the channels.
     rate : int
         In Hz.
     lead : int
-        Frames in `audio` before the segment; they make a whole number of
+        Frames in `wav` before the segment; they make a whole number of
         samples at `sample_rate`.
     n_frames : int
         Frames of the segment.
     """
     with soundfile.SoundFile(str(path)) as file:
         rate = file.samplerate
-        if rate != sample_rate:
-            _refuse_odd_rate(path, rate)
+        _refuse_format(path, rate, file.channels, sample_rate)
         start = round(start_s * rate)
         if not 0 <= start < file.frames:
             raise UserError(_outside(path, start_s, file.frames / rate))
@@ -125,6 +136,7 @@ def _read_frames(path, start_s, duration_s, sample_rate):
         if duration_s is not None:
             n_samples = round(duration_s * sample_rate)
             stop = min(stop, start + math.ceil(n_samples * rate / sample_rate))
+        _refuse_hours(path, (stop - start) / rate)
         lead = margin = 0
         if rate != sample_rate:
             step = rate // math.gcd(rate, sample_rate)
@@ -134,9 +146,9 @@ def _read_frames(path, start_s, duration_s, sample_rate):
         begin = max(0, start - lead - preroll)
         file.seek(begin)
         end = min(stop + margin, file.frames)
-        audio = file.read(end - begin, "float32", always_2d=True)
+        wav = _read_mono(file, end - begin)
         # Less is right at the end of the audio, and nowhere else.
-        end = begin + len(audio)
+        end = begin + len(wav)
         if (
             end <= start
             or end < stop
@@ -146,8 +158,20 @@ def _read_frames(path, start_s, duration_s, sample_rate):
                 f"{path} ends at {end / rate:.2f} s, before its header says: "
                 "leave it out by preparing the data again"
             )
-    audio = audio[start - lead - begin :]
-    return torch.from_numpy(audio), rate, lead, stop - start
+    return wav[start - lead - begin :], rate, lead, stop - start
+
+
+def _read_mono(file, n_frames):
+    """Read up to `n_frames` of an open file, mixed down `[frames]`."""
+    step = BLOCK_SAMPLES // file.channels
+    blocks = []
+    while n_frames > 0:
+        block = file.read(min(step, n_frames), "float32", always_2d=True)
+        blocks.append(torch.from_numpy(block).mean(dim=1))
+        n_frames -= step
+        if len(block) < step:
+            break
+    return torch.cat(blocks)
 
 
 def filter_frames(rate, sample_rate):
@@ -155,7 +179,7 @@ def filter_frames(rate, sample_rate):
     return math.ceil(FILTER_FRAMES * max(1.0, rate / sample_rate))
 
 
-def _read_with_torchcodec(path, start_s, duration_s, first_error):
+def _read_with_torchcodec(path, start_s, duration_s, sample_rate, first_error):
     """Read what libsndfile refused; returns as `_read_frames`."""
     try:
         decoder = audio_decoder(path)
@@ -164,32 +188,45 @@ def _read_with_torchcodec(path, start_s, duration_s, first_error):
         if Path(path).suffix.lower() in CODEC_SUFFIXES:
             reason = str(fault)
         raise UserError(f"{path} cannot be read: {reason}") from fault
-    length_s = decoder.metadata.duration_seconds_from_header or math.inf
+    facts = decoder.metadata
+    _refuse_format(path, facts.sample_rate, facts.num_channels, sample_rate)
+    length_s = facts.duration_seconds_from_header or math.inf
     if not 0 <= start_s < length_s:
         raise UserError(_outside(path, start_s, length_s))
     stop_s = math.inf if duration_s is None else start_s + duration_s
+    _refuse_hours(path, min(stop_s, length_s) - start_s)
     try:
         audio = decoder.get_samples_played_in_range(
             start_s, None if stop_s >= length_s else stop_s
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    frames, rate = audio.data.T, int(audio.sample_rate)
+    wav, rate = audio.data.mean(dim=0), int(audio.sample_rate)
     expected_s = min(stop_s, length_s) - start_s
-    if math.isfinite(expected_s) and len(frames) < (expected_s - 0.1) * rate:
+    if math.isfinite(expected_s) and len(wav) < (expected_s - 0.1) * rate:
         raise UserError(
-            f"{path} gives {len(frames) / rate:.2f} s of {expected_s:.2f} s "
+            f"{path} gives {len(wav) / rate:.2f} s of {expected_s:.2f} s "
             f"from {start_s} s on: leave it out by preparing the data again"
         )
-    return frames, rate, 0, len(frames)
+    return wav, rate, 0, len(wav)
 
 
-def _refuse_odd_rate(path, rate):
-    """Raise `UserError` for a rate that takes gigabytes to resample."""
+def _refuse_format(path, rate, channels, sample_rate):
+    """Raise `UserError` for a format that takes gigabytes to read."""
     try:
-        check_rate(rate)
+        check_format(rate, channels)
+        check_rate(rate, sample_rate)
     except AudioFault as fault:
         raise UserError(f"{path} has an {fault}") from fault
+
+
+def _refuse_hours(path, seconds):
+    """Raise `UserError` for more than a tensor should hold."""
+    if MAX_HOURS * 3600 < seconds < math.inf:
+        raise UserError(
+            f"{path}: {seconds / 3600:.0f} hours do not fit in memory at once: "
+            f"read pieces of at most {MAX_HOURS:g} hours"
+        )
 
 
 def _outside(path, start_s, length_s):

@@ -5,16 +5,18 @@ import functools
 import json
 import os
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from muselq_modules.audio_checks import (
+from muselq_modules.audio_checks import check_audio
+from muselq_modules.audio_formats import (
     AUDIO_SUFFIXES,
     AudioFault,
     NotReached,
-    check_audio,
 )
 from muselq_modules.parallel import Crashed, run_parallel
+from muselq_modules.paths import leaves_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ def scan_audio(
             if isinstance(facts, Crashed):
                 facts = {"fault": "crash: it kills the decoder"}
             elif file and "stamp" in facts:
-                file.write(json.dumps({"path": path} | facts) + "\n")
+                file.write(_to_line({"path": path} | facts))
                 file.flush()
             known[path] = facts
     files, skipped = [], []
@@ -166,6 +168,8 @@ def _check(root, path):
     """Return the facts about one file, or its fault; runs in a process."""
     if "\r" in path or _undecodable(path):
         return {"fault": "file name: not valid text, rename it"}
+    if leaves_folder(path):
+        return {"fault": "file name: it leads out of the data folder"}
     full = Path(root, path)
     try:
         with quiet_decoders():
@@ -212,13 +216,13 @@ def _read_cache(root, paths, cache):
     if cache is None or not Path(cache).is_file():
         return {}
     wanted, known = set(paths), {}
-    with open(cache, encoding="utf-8") as lines:
+    with open(cache, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            try:
-                facts = json.loads(line)
-                path = facts.pop("path")
-            except (ValueError, KeyError):
+            text, _, checksum = line.rstrip("\n").rpartition("\t")
+            if checksum != _checksum(text):
                 continue  # the line under way when a scan was killed
+            facts = json.loads(text)
+            path = facts.pop("path")
             if path in wanted:
                 known[path] = facts
     return {
@@ -226,6 +230,16 @@ def _read_cache(root, paths, cache):
         for path, facts in known.items()
         if facts["stamp"] == _stamp(Path(root, path))
     }
+
+
+def _to_line(facts):
+    """Return a line of the cache; its checksum tells a damaged one."""
+    text = json.dumps(facts)
+    return f"{text}\t{_checksum(text)}\n"
+
+
+def _checksum(text):
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 @contextlib.contextmanager

@@ -14,14 +14,19 @@ import soundfile
 import torch
 
 from muselq_modules.audio_checks import (
-    CODEC_SUFFIXES,
+    BLOCK_SAMPLES,
     UNKNOWN_FRAMES,
-    AudioFault,
-    NotReached,
     audio_decoder,
     check_length,
-    check_name,
     check_promise,
+)
+from muselq_modules.audio_formats import (
+    CODEC_SUFFIXES,
+    AudioFault,
+    NotReached,
+    check_format,
+    check_hours,
+    check_name,
     one_line,
 )
 from muselq_modules.audio_scan import quiet_decoders
@@ -85,6 +90,8 @@ class AudioStream:
         self.source_rate = self._source.rate
         self.channels = self._source.channels
         self.duration_s = self._source.duration_s
+        check_format(self.source_rate, self.channels)
+        check_hours(self.duration_s)
 
     def blocks(self):
         """Yield float32 tensors [samples], of about ten seconds or more."""
@@ -154,6 +161,7 @@ class _SndfileSource:
     def blocks(self):
         """Yield arrays; raises `AudioFault` where the file is damaged."""
         frames, length = 0, round(BLOCK_S * self.rate)
+        length = min(length, BLOCK_SAMPLES // self.channels)
         with self._file as file:
             while True:
                 try:

@@ -10,7 +10,7 @@ from multiprocessing import connection
 
 import torch
 
-from muselq_modules.audio_checks import AudioFault
+from muselq_modules.audio_formats import AudioFault
 from muselq_modules.audio_stream import AudioStream
 from muselq_modules.errors import UserError
 from muselq_modules.parallel import ignore_interrupts, process_context

@@ -10,6 +10,8 @@ of every audio file), so it can be absent but never stale:
 * ``tokens.npy`` int64 ``[window]``: valid tokens, 0 = not embedded yet. It is
   written after the values have reached the disk: a killed run, at whatever
   moment, continues where it stopped.
+* ``sums.npy`` uint32 ``[window]``: CRC-32 of the values, verified whenever the
+  cache is opened: what a disk has damaged is embedded again.
 * ``index.json``: what was embedded.
 
 A new cache first copies the windows that another cache of the same encoder
@@ -27,21 +29,28 @@ import hashlib
 import json
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from speechbrain.utils.distributed import ddp_barrier
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from muselq_modules.embedding_cache import EmbeddingCache, copy_known, create
+from muselq_modules.embedding_cache import (
+    CacheFiles,
+    EmbeddingCache,
+    open_cache,
+)
 from muselq_modules.errors import UserError
+from muselq_modules.loaders import read_batches
+from muselq_modules.locks import only_one
+from muselq_modules.ranks import raise_together
 from muselq_modules.waveforms import BadClip
 from muselq_modules.windows import WindowReader, equal_length_batches
 
-FORMAT = 1
+FORMAT = 2
 FLUSH_SECONDS = 10.0
 
 
@@ -91,26 +100,33 @@ def embed(
     folder = Path(cache_folder) / digest[:16]
     encoder.eval()
     rank, n_ranks = _rank()
-    if rank == 0 and not (folder / "index.json").is_file():
-        create(folder, encoder, windows, index)
-        copy_known(folder)
-    ddp_barrier()
-    tokens = open_memmap(folder / "tokens.npy", mode="r+")
-    todo = np.flatnonzero(tokens == 0)
-    # No rank may mark windows before every rank has seen what there is to do.
-    ddp_barrier()
-    if len(todo):
-        max_samples = batch_s * encoder.sample_rate
-        batches = equal_length_batches(windows, todo, max_samples)
-        loader = DataLoader(
-            WindowReader(windows, data_folder, encoder.sample_rate),
-            batch_size=None,
-            sampler=batches[rank::n_ranks],
-            num_workers=min(workers, os.cpu_count() or 1),
-        )
-        _encode_all(encoder, loader, folder, tokens, device, rank)
-    del tokens
-    ddp_barrier()
+    work = f"embedding-{folder.name}"
+    # Another run may want the same: it waits, and finds everything done.
+    main = only_one(cache_folder, work) if rank == 0 else nullcontext()
+    with main:
+        if rank == 0:
+            open_cache(folder, encoder, windows, index)
+        ddp_barrier()
+        files = CacheFiles(folder)
+        todo = np.flatnonzero(files.tokens == 0)
+        # No rank may mark windows before every rank has seen what is to do.
+        ddp_barrier()
+        problem = None
+        if len(todo):
+            max_samples = batch_s * encoder.sample_rate
+            batches = equal_length_batches(windows, todo, max_samples)
+            loader = DataLoader(
+                WindowReader(windows, data_folder, encoder.sample_rate),
+                batch_size=None,
+                sampler=batches[rank::n_ranks],
+                num_workers=min(workers, os.cpu_count() or 1),
+            )
+            try:
+                _encode_all(encoder, loader, files, device, rank)
+            except UserError as error:
+                problem = str(error)
+        del files
+        raise_together(problem)
     return EmbeddingCache(folder, windows)
 
 
@@ -178,45 +194,32 @@ def _file_stamps(data_folder, windows):
     return stamps
 
 
-def _encode_all(encoder, loader, folder, tokens, device, rank):
-    """Encode what the loader reads; values first, then the marks."""
-    values = open_memmap(folder / "values.npy", mode="r+")
-    index = json.loads((folder / "index.json").read_text("utf-8"))
-    offsets = index["offsets"]
-    unmarked, last_flush = {}, time.monotonic()
-
-    def flush():
-        values.flush()
-        for number, n_tokens in unmarked.items():
-            tokens[number] = n_tokens
-        tokens.flush()
-        unmarked.clear()
-
+def _encode_all(encoder, loader, files, device, rank):
+    """Encode what the loader reads."""
+    last_flush = time.monotonic()
     total = sum(len(batch) for batch in loader.sampler)
     with tqdm(total=total, desc="Embedding", disable=rank > 0) as bar:
         # In order, for the loader follows its sampler.
-        for numbers, batch in zip(loader.sampler, loader, strict=True):
+        batches = zip(loader.sampler, read_batches(loader), strict=True)
+        for numbers, batch in batches:
             if isinstance(batch, UserError):
-                flush()
+                files.flush()
                 raise batch
             try:
-                embedded, lengths = _encode(encoder, *batch, index, device)
+                embedded, lengths = _encode(
+                    encoder, *batch, files.index, device
+                )
             except BadClip as error:
-                flush()
+                files.flush()
                 window = loader.dataset.windows[numbers[error.clip]]
                 raise UserError(f"{window.path} {error.fault}") from error
-            for number, value, length in zip(
-                numbers, embedded, lengths, strict=True
-            ):
-                start, stop = offsets[number : number + 2]
-                n_rows = min(len(value), stop - start)
-                values[start : start + n_rows] = value[:n_rows]
-                unmarked[number] = length
+            for window in zip(numbers, embedded, lengths, strict=True):
+                files.write(*window)
             bar.update(len(numbers))
             if time.monotonic() - last_flush > FLUSH_SECONDS:
-                flush()
+                files.flush()
                 last_flush = time.monotonic()
-    flush()
+    files.flush()
 
 
 @torch.inference_mode()

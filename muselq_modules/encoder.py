@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from muselq_modules.bounds import require_size
 from muselq_modules.hidden_states import EncoderOutput, choose_layers
 from muselq_modules.pretrained import load_encoder
 from muselq_modules.waveforms import as_waveforms
@@ -95,6 +96,8 @@ class MusicEncoder(nn.Module):
         checkpoint_activations=False,
     ):
         super().__init__()
+        require_size("dim", dim, 1, 2**16)
+        require_size("n_layers", n_layers, 0, 512)
         self.dim = dim
         self.n_layers = n_layers
         self.layer_drop = layer_drop

@@ -1,8 +1,20 @@
 """Mistakes of the user or of the data, told in one sentence."""
 
+import errno
 import functools
 import os
 import sys
+
+# How the ranks of torchrun hear of each other, see rank_watch.
+peers = None
+DISK_ERRORS = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that you may read and write",
+    errno.EPERM: "choose a folder that you may read and write",
+    errno.EIO: "check the disk",
+}
 
 
 class UserError(Exception):
@@ -10,6 +22,8 @@ class UserError(Exception):
 
     The message is one sentence that names the file or the value and the
     remedy. Command lines print it without a traceback, see `exits_cleanly`.
+    What a name of a file must not do to a terminal is written out: a line
+    break is ``\\n``.
 
     Example
     -------
@@ -20,12 +34,17 @@ class UserError(Exception):
     song.wav does not exist: check the path
     """
 
+    def __init__(self, message=""):
+        letters = (c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__("".join(letters))
+
 
 def exits_cleanly(main):
     """Decorate a command line so that a `UserError` ends it with exit code 2.
 
-    The sentence goes to stderr, without a traceback. Under `torchrun` the main
-    rank alone prints it: every rank meets the same mistake. Ctrl-C ends it
+    The sentence goes to stderr, without a traceback; so does that of a full
+    disk or a folder that must not be written. Under `torchrun` the main rank
+    prints it, or hears it from the rank that alone has met it. Ctrl-C ends it
     with exit code 130, as quietly.
 
     Parameters
@@ -53,13 +72,45 @@ def exits_cleanly(main):
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
         except UserError as error:
-            if os.environ.get("RANK", "0") == "0":
-                print(f"Error: {error}", file=sys.stderr)
+            _tell(str(error))
             sys.exit(2)
         except KeyboardInterrupt:
             print("Interrupted", file=sys.stderr)
             sys.exit(130)  # what a shell reports for Ctrl-C
+        except SystemExit:
+            if peers is not None:
+                peers.done()
+            raise
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                _wait_for_peers()
+                raise
+            _tell(
+                f"{error.filename or 'A file'} cannot be read or written "
+                f"({error.strerror}): {DISK_ERRORS[error.errno]} and repeat "
+                "the command, which continues"
+            )
+            sys.exit(2)
+        except Exception:
+            _wait_for_peers()
+            raise
+        if peers is not None:
+            peers.done()
+        return result
 
     return wrapper
+
+
+def _tell(sentence):
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Error: {sentence}", file=sys.stderr, flush=True)
+    if peers is not None:
+        peers.tell(sentence)
+
+
+def _wait_for_peers():
+    """A rank whose partner has died fails, too; the watch says why."""
+    if peers is not None:
+        peers.wait()

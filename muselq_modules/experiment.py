@@ -30,6 +30,7 @@ from muselq_modules.command_line import (
 from muselq_modules.configuration import RUN_OPTIONS, check_tree, read_tree
 from muselq_modules.errors import UserError
 from muselq_modules.hub import parse_hub_id
+from muselq_modules.locks import lock_folder
 from muselq_modules.ranks import (
     choose_backend,
     join_ranks,
@@ -37,7 +38,8 @@ from muselq_modules.ranks import (
     raise_together,
     sentence,
 )
-from muselq_modules.run_record import lock_folder, record_launch
+from muselq_modules.run_checks import check_run_opts
+from muselq_modules.run_record import record_launch
 
 FOLDERLESS_ENCODERS = ("mel", "mfcc", "chroma")
 
@@ -113,6 +115,7 @@ def load_experiment(argv=None, data_must_exist=True):
     check_tree(merged, yaml_path)
     resolved = _resolve(yaml_path, overrides)
     run_opts = _run_opts(yaml_path, resolved, run_options, overrides)
+    check_run_opts(run_opts)
     join_ranks(run_opts)
     raise_together(_missing_folder(resolved, data_must_exist))
     hparams = _construct(yaml_path, overrides)
@@ -145,8 +148,11 @@ def _construct(yaml_path, overrides):
             return load_hyperpyyaml(file, overrides)
     except UserError:
         raise
-    except (ImportError, TypeError, ValueError) as error:
-        raise UserError(f"{yaml_path}: {sentence(error)}") from error
+    except OSError:
+        raise
+    except Exception as error:  # whatever a class says to its arguments
+        reason = f"{type(error).__name__}: {sentence(error)}"
+        raise UserError(f"{yaml_path}: {reason}") from error
 
 
 def _run_opts(yaml_path, resolved, run_options, overrides):

@@ -187,7 +187,7 @@ def main(argv=None):
         Storage(given.format, given.pool, given.per, given.dtype),
         workers,
         given.overwrite,
-        pretrained,
+        given.pretrained,
     )
     if skipped:
         reasons = count_reasons(skipped).items()

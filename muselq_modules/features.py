@@ -8,6 +8,8 @@ import torch
 import torchaudio
 from torch import nn
 
+from muselq_modules.bounds import require_size
+
 # Frames whose windows are transformed together. On a CPU a block that fits
 # the cache is 3-4 times faster than one STFT over the whole batch; on an
 # accelerator larger blocks keep the device busy.
@@ -76,6 +78,10 @@ class LogMel(Float32Module):
         floor=None,
     ):
         super().__init__()
+        require_size("sample_rate", sample_rate, 1000, 2**20)
+        require_size("n_fft", n_fft, 2, 2**16)
+        require_size("hop_samples", hop_samples, 1, 2**16)
+        require_size("n_mels", n_mels, 1, 2**10)
         self.sample_rate = sample_rate
         self.n_fft = n_fft
         self.hop_samples = hop_samples
@@ -224,6 +230,7 @@ class FrameStacking(nn.Module):
 
     def __init__(self, factor=4):
         super().__init__()
+        require_size("factor", factor, 1, 64)
         self.factor = factor
 
     def forward(self, frames):

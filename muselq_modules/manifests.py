@@ -8,10 +8,11 @@ column `group`) stands in two splits, and writes the manifests.
 """
 
 import json
-import os
 from pathlib import Path
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json
+from muselq_modules.locks import only_one
 from muselq_modules.preparation import (
     check_counts,
     scan_audio,
@@ -43,9 +44,11 @@ def is_prepared(manifest_folder, options):
     False
     """
     folder = Path(manifest_folder)
-    if not (folder / "options.json").is_file():
-        return False
-    found = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+    try:
+        text = (folder / "options.json").read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError):
+        return False  # not there, or damaged: prepared anew
     return found == options and all(
         (folder / f"{split}.csv").is_file() for split in SPLITS
     )
@@ -95,51 +98,50 @@ def write_manifests(
         If a group stands in two splits, or a split is left without a row.
     """
     folder = Path(manifest_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "options.json").unlink(missing_ok=True)
     check_groups(rows, name)
+    with only_one(folder, "preparing"):
+        if is_prepared(folder, options):
+            return  # by another run, while this one waited
+        (folder / "options.json").unlink(missing_ok=True)
+        # Silence is an answer in a labelled set: MagnaTagATune has a tag.
+        files, unreadable = scan_audio(
+            data_folder,
+            list(dict.fromkeys(row["path"] for row in rows)),
+            allow_silence=True,
+            description=f"Checking {name}",
+            cache=scan_cache or folder / "scan.jsonl",
+        )
+        durations = {file.path: file.duration for file in files}
+        skipped = [*skipped, *unreadable]
+        write_skipped(folder / "skipped.tsv", skipped)
 
-    # Silence is an answer in a labelled set (MagnaTagATune has a tag for it).
-    files, unreadable = scan_audio(
-        data_folder,
-        list(dict.fromkeys(row["path"] for row in rows)),
-        allow_silence=True,
-        description=f"Checking {name}",
-        cache=scan_cache or folder / "scan.jsonl",
-    )
-    durations = {file.path: file.duration for file in files}
-    skipped = [*skipped, *unreadable]
-    write_skipped(folder / "skipped.tsv", skipped)
+        fields = ["ID", "path", "duration"]
+        columns = rows[0] if rows else {}
+        fields += [key for key in columns if key not in {"split", *fields}]
+        counts = {}
+        for split in SPLITS:
+            chosen = [
+                {"ID": row["path"], "duration": f"{durations[row['path']]:.3f}"}
+                | {key: row[key] for key in row if key != "split"}
+                for row in rows
+                if row["split"] == split and row["path"] in durations
+            ]
+            if not chosen:
+                raise UserError(
+                    f"{name}: no readable audio for the {split} split in "
+                    f"{data_folder}: see {folder / 'skipped.tsv'} and compare "
+                    "the folder with the layout in the recipe's README"
+                )
+            write_csv(folder / f"{split}.csv", chosen, fields)
+            counts[split] = len(chosen)
 
-    fields = ["ID", "path", "duration"]
-    columns = rows[0] if rows else {}
-    fields += [key for key in columns if key not in {"split", *fields}]
-    counts = {}
-    for split in SPLITS:
-        chosen = [
-            {"ID": row["path"], "duration": f"{durations[row['path']]:.3f}"}
-            | {key: row[key] for key in row if key != "split"}
-            for row in rows
-            if row["split"] == split and row["path"] in durations
-        ]
-        if not chosen:
-            raise UserError(
-                f"{name}: no readable audio for the {split} split in "
-                f"{data_folder}: see {folder / 'skipped.tsv'} and compare "
-                "the folder with the layout in the recipe's README"
-            )
-        write_csv(folder / f"{split}.csv", chosen, fields)
-        counts[split] = len(chosen)
-
-    if labels is not None:
-        text = "".join(f"{label}\n" for label in labels)
-        (folder / "labels.txt").write_text(text, encoding="utf-8")
-    if expected is not None:
-        check_counts(name, counts, expected)
-    summary(files, skipped)
-    partial = folder / "options.json.tmp"
-    partial.write_text(json.dumps(options, indent=2), encoding="utf-8")
-    os.replace(partial, folder / "options.json")
+        if labels is not None:
+            text = "".join(f"{label}\n" for label in labels)
+            (folder / "labels.txt").write_text(text, encoding="utf-8")
+        if expected is not None:
+            check_counts(name, counts, expected)
+        summary(files, skipped)
+        write_json(folder / "options.json", options)
 
 
 def check_groups(rows, name):

@@ -8,6 +8,7 @@ import collections
 import multiprocessing
 import os
 import signal
+import threading
 from concurrent.futures import (
     FIRST_COMPLETED,
     ProcessPoolExecutor,
@@ -93,7 +94,7 @@ def _pool(workers):
     return ProcessPoolExecutor(
         workers,
         mp_context=process_context(),
-        initializer=ignore_interrupts,
+        initializer=start_worker,
     )
 
 
@@ -112,6 +113,18 @@ def process_context():
 def ignore_interrupts():
     """Leave Ctrl-C to the main process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def start_worker():
+    """Leave Ctrl-C to the main process, and end when it is killed."""
+    ignore_interrupts()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    # The queue of work stays open in the other workers: nothing else tells.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _until_crash(function, queue, suspects, workers):

@@ -7,6 +7,7 @@ it is when others are added.
 """
 
 import collections
+import contextlib
 import csv
 import hashlib
 import logging
@@ -28,6 +29,7 @@ __all__ = [
     "scan_audio",
     "stable_fraction",
     "summary",
+    "telling_damage",
     "write_csv",
     "write_skipped",
 ]
@@ -60,9 +62,26 @@ def write_csv(path, rows, fields):
 
 
 def read_csv(path):
-    """Return the rows of a table as a list of dict of str; see `write_csv`."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """Return the rows of a table as a list of dict of str; see `write_csv`.
+
+    Raises
+    ------
+    UserError
+        When it is no such table, for example because it was edited.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            rows = list(table)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise UserError(
+                f"{path}, row {number} ({next(iter(row.values()))}), has more "
+                "or fewer cells than the header: prepare the data again"
+            )
+    return rows
 
 
 def write_skipped(path, skipped):
@@ -161,6 +180,39 @@ def require_file(path, what, remedy):
     if not path.is_file():
         raise UserError(f"{what}: no file {path}: {remedy}")
     return path
+
+
+@contextlib.contextmanager
+def telling_damage(path, remedy):
+    """Turn whatever reading a damaged table raises into a `UserError`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    remedy : str
+        What the user can do.
+
+    Example
+    -------
+    >>> with telling_damage("labels.csv", "download it again"):
+    ...     ["a"].index("b")
+    Traceback (most recent call last):
+        ...
+    muselq_modules.errors.UserError: labels.csv is damaged ('b' is not in ...
+    """
+    try:
+        yield
+    except (
+        AttributeError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+        csv.Error,
+    ) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is damaged ({reason}): {remedy}") from error
 
 
 def stable_fraction(text):

@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from muselq_modules.errors import UserError
+from muselq_modules.loaders import steady_batches
 from muselq_modules.losses import masked_losses
 from muselq_modules.masked_inputs import InputMasker
 from muselq_modules.masking import example_generator
@@ -98,7 +99,7 @@ class PretrainBrain(sb.Brain):
                 targets["perplexity"],
                 self.tokenizer.codebook_size,
             )
-        self.bad_steps = self.bad_files = self.validated = 0
+        self.bad_steps = self.bad_segments = self.validated = 0
         self.stop_signal = None
 
     # ------------------------------------------------------------ the step
@@ -145,7 +146,7 @@ class PretrainBrain(sb.Brain):
                 )
             loss.backward()
         if batch.errors:
-            self._count_bad_files(batch.errors)
+            logger.warning("A segment is left out: %s", batch.errors[0])
         if should_step:
             self.optimizers_step()
         return loss.detach()
@@ -178,6 +179,7 @@ class PretrainBrain(sb.Brain):
         self._record_step(totals, float(norm), learning_rate, not finite)
         self.sums.reset()
         self.save_now, self.stop_now = totals.requests
+        self._count_bad_segments(int(totals.n_bad))
 
     def _skip_step(self, step):
         self.bad_steps += 1
@@ -198,14 +200,14 @@ class PretrainBrain(sb.Brain):
                 "resumes from it."
             )
 
-    def _count_bad_files(self, errors):
-        self.bad_files += len(errors)
-        logger.warning("A segment is left out: %s", errors[0])
+    def _count_bad_segments(self, count):
+        self.bad_segments += count
         limit = self.hparams.bad_segments_limit
-        if self.bad_files > limit:
+        if self.bad_segments > limit:
             raise UserError(
-                f"{self.bad_files} segments could not be read, more than "
-                f"bad_segments_limit {limit}; the last: {errors[-1]}"
+                f"{self.bad_segments} segments could not be read, more than "
+                f"bad_segments_limit {limit}: the warnings above name them; "
+                "prepare the data again"
             )
 
     def _record_step(self, totals, norm, learning_rate, skipped):
@@ -305,7 +307,7 @@ class PretrainBrain(sb.Brain):
             dynamic_ncols=True,
             disable=not enable,
         ) as bar:
-            for batch in train_set:
+            for batch in steady_batches(train_set, self._continue_reading):
                 self.step += 1
                 self.fit_batch(batch)
                 if self.step % self.grad_accumulation_factor:
@@ -318,6 +320,32 @@ class PretrainBrain(sb.Brain):
                 if self.stop_now:
                     self._stop()
         self.on_stage_end(sb.Stage.TRAIN, None, epoch)
+
+    def _continue_reading(self):
+        """Loader workers have died: read on where this step has come to."""
+        stop = self.sampler.stop
+        self.sampler.set_steps(self.optimizer_step, stop, skip=self.step)
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        def start():
+            self.on_stage_start(sb.Stage.VALID, epoch)
+
+        start()
+        self.modules.eval()
+        with torch.no_grad():
+            batches = tqdm(
+                steady_batches(valid_set, start),
+                total=len(valid_set),
+                desc="Validation",
+                dynamic_ncols=True,
+                leave=False,
+                disable=not enable,
+            )
+            for batch in batches:
+                if self.stop_signal is not None:
+                    break  # the notice of a scheduler is short
+                self.evaluate_batch(batch, stage=sb.Stage.VALID)
+        self.on_stage_end(sb.Stage.VALID, None, epoch)
 
     def _progress(self):
         r = self.record
@@ -346,8 +374,11 @@ class PretrainBrain(sb.Brain):
         """After validation: reduce over the ranks, log, save."""
         if stage != sb.Stage.VALID:
             return
-        totals = self.sums.reduce([])
+        totals = self.sums.reduce([self.stop_signal is not None])
         self.sums.reset()
+        if any(totals.requests):  # the resumed run begins with the validation
+            self.save()
+            self._stop()
         self.validated = self.optimizer_step
         self.valid_record = {
             "kind": "valid",
@@ -384,7 +415,7 @@ class PretrainBrain(sb.Brain):
         state = {
             "optimizer_step": self.optimizer_step,
             "validated": self.validated,
-            "bad_files": self.bad_files,
+            "bad_segments": self.bad_segments,
             "identity": self._identity(),
         }
         path.write_text(json.dumps(state), encoding="utf-8")
@@ -402,7 +433,7 @@ class PretrainBrain(sb.Brain):
                 )
         self.optimizer_step = state["optimizer_step"]
         self.validated = state["validated"]
-        self.bad_files = state["bad_files"]
+        self.bad_segments = state["bad_segments"]
 
     def _identity(self):
         """What must not change when a run is resumed."""

@@ -1,6 +1,7 @@
 """From manifests to what a probe is trained on: labels, windows, features."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import torch
 
 from muselq_modules.errors import UserError
+from muselq_modules.paths import leaves_folder
 from muselq_modules.preparation import read_csv
 from muselq_modules.windows import plan_windows
 
 SPLITS = ("train", "valid", "test")
+PREPARE_AGAIN = "delete the manifest folder to prepare the data again"
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
 
 
@@ -89,6 +92,7 @@ def load_split(manifest_folder, name, pipeline, hparams, encoder):
             f"{path} is empty: no usable audio of the {name} split was found, "
             "see skipped.tsv beside it."
         )
+    check_rows(rows, path)
     names = label_names(manifest_folder)
     labels = [
         label_of(row, pipeline, names, hparams, path.name) for row in rows
@@ -103,6 +107,40 @@ def load_split(manifest_folder, name, pipeline, hparams, encoder):
         owner += [number] * len(planned)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Split(rows, labels, windows, np.array(owner), digest)
+
+
+def check_rows(rows, path):
+    """Raises a UserError for a row that no prepare script writes.
+
+    Parameters
+    ----------
+    rows : list of dict
+        From `read_csv`.
+    path : Path
+        The manifest, for the message.
+    """
+    for number, row in enumerate(rows, start=1):
+        place = f"{path}, row {number}"
+        for column in ("ID", "path", "duration"):
+            if not row.get(column) or "group" not in row:
+                raise UserError(
+                    f"{place}, lacks {column} or group: {PREPARE_AGAIN}"
+                )
+        if leaves_folder(row["path"]):
+            raise UserError(
+                f"{place}: {row['path']} leads out of the data folder: "
+                f"{PREPARE_AGAIN}"
+            )
+        for column in ("duration", "start", "stop"):
+            try:
+                seconds = float(row.get(column) or 0)
+            except ValueError:
+                seconds = math.nan
+            if not 0 <= seconds < math.inf:
+                raise UserError(
+                    f"{place}: {column} is {row[column]}, not a number of "
+                    f"seconds: {PREPARE_AGAIN}"
+                )
 
 
 def label_names(manifest_folder):
@@ -132,15 +170,20 @@ def label_of(row, pipeline, names, hparams, manifest):
         ) from None
     n = hparams["n_outputs"]
     if hparams["loss"] == "cross_entropy":
-        if not 0 <= label < n:
+        if label not in range(n):
             raise UserError(
-                f"{place}: label {label} is outside 0 ... {n - 1}: set "
+                f"{place}: label {label} is none of 0 ... {n - 1}: set "
                 "n_outputs in the YAML or mend the label pipeline."
             )
     elif len(label) != n:
         raise UserError(
             f"{place}: the label has {len(label)} values and n_outputs is {n}: "
             f"set n_outputs to {len(label)}."
+        )
+    elif not np.isfinite(label).all():
+        raise UserError(
+            f"{place}: the label holds a value that is not finite: mend it or "
+            "leave the row out."
         )
     return label
 

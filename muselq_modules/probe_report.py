@@ -12,9 +12,7 @@
   counts summed over the seeds.
 """
 
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 from sklearn import metrics as sk
@@ -51,20 +49,6 @@ def score(name, split, predictions):
             name, split.labels, list(predictions), split.groups
         ),
     }
-
-
-def write_text(path, text):
-    """Write a text file, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path, content):
-    """Write JSON, whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str)
-    write_text(path, text + "\n")
 
 
 def write_tables(folder, split, predictions, names, hparams):

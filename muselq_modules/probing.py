@@ -30,15 +30,16 @@ from muselq_modules.baselines import load_any_encoder
 from muselq_modules.embeddings import cache_digest, embed
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.experiment import load_experiment, start_experiment
+from muselq_modules.files import write_json
 from muselq_modules.probe_brain import ProbeBrain
+from muselq_modules.probe_checks import check_task
 from muselq_modules.probe_data import (
-    LOSSES,
     SPLITS,
     class_names,
     load_split,
 )
 from muselq_modules.probe_head import ProbeHead
-from muselq_modules.probe_report import score, write_json, write_tables
+from muselq_modules.probe_report import score, write_tables
 from muselq_modules.probe_training import (
     Setup,
     cached_layers,
@@ -47,12 +48,13 @@ from muselq_modules.probe_training import (
     train_candidates,
 )
 from muselq_modules.run_record import device_name, git_state, versions
-from muselq_modules.windows import PROTOCOLS
 
 __all__ = ["ProbeBrain", "ProbeHead", "run_probe"]
 
 # Keys of the probe block that change how fast a result comes, not the result.
 SPEED_KEYS = ("overwrite", "cache_folder", "embed_batch_s", "workers")
+# Run options of SpeechBrain that change the result.
+RUN_OPTIONS = ("precision", "max_grad_norm", "remove_vector_weight_decay")
 
 
 @exits_cleanly
@@ -86,7 +88,7 @@ def run_probe(prepare, label_pipeline, brain_class=ProbeBrain, argv=None):
     started = time.time()
     experiment = load_experiment(argv, data_must_exist=False)
     hparams = experiment.hparams
-    check_task(hparams)
+    check_task(experiment, prepare)
     name = encoder_name(hparams["pretrained"])
     task_folder = Path(
         hparams["output_folder"], f"{hparams['dataset']}_{hparams['task']}"
@@ -115,7 +117,7 @@ def run_probe(prepare, label_pipeline, brain_class=ProbeBrain, argv=None):
         [window for split in splits.values() for window in split.windows],
         hparams["data_folder"],
     )
-    identity = describe_run(hparams, splits, encoder)
+    identity = describe_run(experiment, splits, encoder)
     identity["embeddings"] = cache_digest(
         *to_embed, cached_layers(layers, encoder)
     )
@@ -158,22 +160,6 @@ def run_probe(prepare, label_pipeline, brain_class=ProbeBrain, argv=None):
         report(folder, record, candidates, splits, names, hparams, started)
     ddp_barrier()
     return folder
-
-
-def check_task(hparams):
-    """Raises a UserError for values that would fail late."""
-    metrics.require_metrics([*hparams["metrics"], hparams["monitor"]])
-    for key, value, valid in (
-        ("loss", hparams["loss"], LOSSES),
-        ("protocol", hparams["probe"]["protocol"], PROTOCOLS),
-    ):
-        if value not in valid:
-            raise UserError(
-                f"{key} {value} does not exist: choose among "
-                f"{', '.join(valid)}."
-            )
-    if not hparams["window_s"] > 0 or hparams["probe"]["seeds"] < 1:
-        raise UserError("window_s must be positive and seeds at least 1.")
 
 
 def choose_pipeline(label_pipeline, task):
@@ -219,8 +205,9 @@ def encoder_name(spec):
     return random + (name if path.name.isdigit() else path.name)
 
 
-def describe_run(hparams, splits, encoder):
+def describe_run(experiment, splits, encoder):
     """All that decides the result: a finished run has the same."""
+    hparams, run_opts = experiment.hparams, experiment.run_opts
     probe = {
         key: value
         for key, value in hparams["probe"].items()
@@ -240,6 +227,7 @@ def describe_run(hparams, splits, encoder):
         **{key: hparams[key] for key in keys},
         "prepare": dict(hparams["prepare"]),
         "protocol": probe["protocol"],
+        "run_options": {n: getattr(run_opts, n) for n in RUN_OPTIONS},
         "probe": probe,
         "encoder_digest": encoder.digest(),
         "manifests": {name: split.digest for name, split in splits.items()},

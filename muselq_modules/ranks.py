@@ -6,6 +6,7 @@ import torch
 from speechbrain.utils import distributed
 
 from muselq_modules.errors import UserError
+from muselq_modules.rank_watch import watch_ranks
 
 
 def launched_by_torchrun():
@@ -52,6 +53,7 @@ def join_ranks(run_opts):
             f"{run_opts.distributed_backend} ({sentence(error)}): on CPU "
             "add --distributed_backend gloo --device cpu"
         ) from error
+    watch_ranks()
 
 
 def raise_together(problem):

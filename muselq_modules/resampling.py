@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torchaudio
 
-from muselq_modules.audio_checks import AudioFault, NotReached, check_rate
 from muselq_modules.audio_data import filter_frames
+from muselq_modules.audio_formats import AudioFault, NotReached, check_rate
 
 
 def resample_blocks(blocks, rate, sample_rate):

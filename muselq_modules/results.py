@@ -13,8 +13,8 @@ import logging
 from pathlib import Path
 
 from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.files import write_json, write_text
 from muselq_modules.preparation import write_csv
-from muselq_modules.probe_report import write_json, write_text
 from muselq_modules.results_gains import GAINS_NOTE, gains, gains_table
 from muselq_modules.results_tables import (
     long_rows,

@@ -5,6 +5,8 @@ every track. Scored on the same resampled tracks, their difference has an
 interval of its own; training has helped where that lies above zero.
 """
 
+from zipfile import BadZipFile
+
 import numpy as np
 
 from muselq_modules.bootstrap import bootstrap_difference
@@ -84,10 +86,11 @@ def compare(run, other, metric):
 
 
 def _read(path):
-    if not path.is_file():
-        return None  # a run of an earlier version
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, BadZipFile):
+        return None  # a run of an earlier version, or damaged
 
 
 def gains_table(found):

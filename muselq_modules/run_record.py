@@ -1,4 +1,4 @@
-"""What a run folder keeps about its launches, and the lock on it
+"""What a run folder keeps about its launches
 
 `run.json` holds a list `launches`, one record for each start of the run: a
 resumed run appends to it.
@@ -6,7 +6,6 @@ resumed run appends to it.
 
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import subprocess
@@ -16,47 +15,9 @@ from pathlib import Path
 import torch
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-logger = logging.getLogger(__name__)
 PROJECT = Path(__file__).resolve().parents[1]
-_LOCKS = {}
-
-
-def lock_folder(folder):
-    """Takes a folder for this process until it ends, however it ends
-
-    Parameters
-    ----------
-    folder : str or Path
-        An existing folder.
-
-    Raises
-    ------
-    UserError
-        Another process is running in the folder.
-    """
-    folder = Path(folder).resolve()
-    if fcntl is None or folder in _LOCKS:
-        return
-    file = open(folder / ".lock", "a")  # noqa: SIM115, held until the end
-    try:
-        # a record lock belongs to this process alone: unlike flock's it is
-        # not kept alive by data loader workers that outlive a killed run
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.close()
-        raise UserError(
-            f"Another run is writing to {folder}: wait for its end or choose "
-            "another --output_folder"
-        ) from error
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s)", folder, error.strerror)
-    _LOCKS[folder] = file
 
 
 def record_launch(folder, experiment):
@@ -100,13 +61,7 @@ def record_launch(folder, experiment):
         "git": git_state(),
         "versions": versions(),
     }
-    text = json.dumps({"launches": [*launches, record]}, indent=2, default=str)
-    temporary = path.with_suffix(".json.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_json(path, {"launches": [*launches, record]})
     return record
 
 

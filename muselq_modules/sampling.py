@@ -99,17 +99,21 @@ class GlobalBatchSampler:
         self._order = (None, None)
         self.set_steps(0, 0)
 
-    def set_steps(self, first, stop):
-        """Iterate over the steps ``first <= step < stop`` from now on."""
-        self.first, self.stop = first, stop
+    def set_steps(self, first, stop, skip=0):
+        """Iterate over the steps ``first <= step < stop`` from now on.
+
+        The first ``skip`` micro-batches of the first step are left out.
+        """
+        self.first, self.stop, self.skip = first, stop, skip
 
     def __len__(self):
-        return (self.stop - self.first) * self.accumulation
+        return (self.stop - self.first) * self.accumulation - self.skip
 
     def __iter__(self):
         together = self.local_batch * self.world_size
         for step in range(self.first, self.stop):
-            for micro_batch in range(self.accumulation):
+            done = self.skip if step == self.first else 0
+            for micro_batch in range(done, self.accumulation):
                 position = (
                     step * self.global_batch
                     + micro_batch * together

@@ -2,19 +2,25 @@
 
 Rows live in files that ranks and loader workers map together: 200,000 hours of
 songs are 24 million segments and must not become 24 million Python objects in
-every process.
+every process. The files lie in `.segments/` beside the manifest and are made
+again when their checksums tell that they were damaged.
 """
 
 import csv
 import hashlib
 import json
+import logging
 import os
 import shutil
 
 import numpy as np
 
+from muselq_modules.checksums import find_fault, write_checksums
 from muselq_modules.errors import UserError
+from muselq_modules.locks import only_one
+from muselq_modules.paths import leaves_folder
 
+logger = logging.getLogger(__name__)
 ROW = np.dtype(
     [
         ("path_end", np.uint64),
@@ -64,16 +70,33 @@ def build_index(manifest, digest, segment_s, min_tail_s):
     Path
         A folder with rows.npy (of type `ROW`, one for each file) and
         paths.bin (their paths, UTF-8).
+
+    Raises
+    ------
+    UserError
+        When a line of the manifest cannot be used.
     """
     policy = {"segment_s": segment_s, "min_tail_s": min_tail_s}
     key = hashlib.sha256(
         json.dumps([digest, policy], sort_keys=True).encode()
     ).hexdigest()[:16]
     folder = manifest.parent / ".segments" / f"{manifest.stem}-{key}"
-    if folder.is_dir():
+    if find_fault(folder) is None:
         return folder
-    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
+    with only_one(folder.parent, "indexing"):
+        fault = find_fault(folder)  # another process may have been faster
+        if fault is not None:
+            if folder.is_dir():
+                logger.warning("%s is made again: %s", folder, fault)
+            shutil.rmtree(folder, ignore_errors=True)
+            _write_index(manifest, folder, policy)
+    return folder
+
+
+def _write_index(manifest, folder, policy):
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+    unfinished.mkdir()
     rows, path_end, segments_end = [], 0, 0
     with (
         open(manifest, encoding="utf-8", newline="") as stream,
@@ -100,18 +123,17 @@ def build_index(manifest, digest, segment_s, min_tail_s):
         if path_end == 0:
             names.write(b"\0")  # an empty file cannot be mapped
     _to_npy(unfinished / "rows.bin", unfinished / "rows.npy")
-    try:
-        os.replace(unfinished, folder)
-    except OSError:  # another process was faster
-        shutil.rmtree(unfinished)
-    return folder
+    write_checksums(unfinished)
+    os.replace(unfinished, folder)
 
 
 def _parse(row):
     """Path in UTF-8, frames and sample rate of a row of a manifest."""
     n_frames, rate = int(row["frames"]), int(row["sample_rate"])
-    if not 0 <= n_frames < 2**63 or not 0 < rate < 2**31 or not row["path"]:
+    if not 0 <= n_frames < 2**48 or not 0 < rate < 2**31 or not row["path"]:
         raise ValueError("out of range")
+    if leaves_folder(row["path"]):
+        raise ValueError("not a path within the audio folder")
     return row["path"].encode("utf-8"), n_frames, rate
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json
 from muselq_modules.parallel import Crashed, run_parallel
 from muselq_modules.preparation import read_csv, write_csv
 from muselq_modules.segment_index import file_digest
 from muselq_modules.shard_writing import (
     note_path,
     plan_shards,
-    write_json,
     write_shard,
 )
 from muselq_modules.shards import PLACE, SPLITS, read_index

@@ -17,6 +17,7 @@ from pathlib import Path
 import soundfile
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json
 from muselq_modules.preparation import stable_fraction
 from muselq_modules.segment_index import file_digest
 from muselq_modules.shards import SAMPLE_BYTES, shard_name
@@ -155,13 +156,6 @@ def write_shard(root, folder, shard):
 def note_path(folder, shard):
     """Where the note of a shard stands until all are written."""
     return Path(folder, ".parts", f"{shard.name}.json")
-
-
-def write_json(path, content):
-    """Write a JSON file, whole or not at all."""
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(partial, path)
 
 
 class _Hashed:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json
+from muselq_modules.locks import only_one
 from muselq_modules.preparation import (
     count_reasons,
     require_folder,
@@ -118,8 +120,12 @@ def prepare_songs(
     record = None if refresh else _finished(manifest_folder, options)
     if record is None:
         root = require_folder(data_folder, name, "the audio to train on")
-        songs = find_songs(root, **(find_options or {}))
-        record = _write(manifest_folder, songs, options, workers)
+        with only_one(manifest_folder, "preparing"):
+            # Another run may have prepared the same while this one waited.
+            record = None if refresh else _finished(manifest_folder, options)
+            if record is None:
+                songs = find_songs(root, **(find_options or {}))
+                record = _write(manifest_folder, songs, options, workers)
     _print_splits(manifest_folder, record)
     return record
 
@@ -181,9 +187,7 @@ def _write(manifest_folder, songs, options, workers):
     record["digest"] = digest.hexdigest()
     record["options"] = options
     # Written last and moved into place: with it the manifests are complete.
-    partial = folder / "summary.json.tmp"
-    partial.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    partial.replace(folder / "summary.json")
+    write_json(folder / "summary.json", record)
     summary(splits["train"] + splits["valid"], skipped)
     return record
 
@@ -202,11 +206,14 @@ def _finished(manifest_folder, options):
 
 
 def read_summary(manifest_folder):
-    """Return summary.json of finished manifests, or None."""
+    """Return summary.json of finished manifests; None where it is damaged."""
     path = Path(manifest_folder, "summary.json")
-    if not path.is_file():
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    return json.loads(path.read_text(encoding="utf-8"))
+    whole = isinstance(record, dict) and {"options", "digest"} <= set(record)
+    return record if whole else None
 
 
 def check_unchanged(manifest_folder, record):

@@ -11,8 +11,8 @@ from torch import distributed
 
 from muselq_modules.tokenizer import token_health
 
-TOKEN_LOSS, MEL_LOSS, N_CORRECT, N_MASKED, AUDIO_S = range(5)
-N_SUMS = 5
+TOKEN_LOSS, MEL_LOSS, N_CORRECT, N_MASKED, AUDIO_S, N_BAD = range(6)
+N_SUMS = 6
 
 
 @dataclass
@@ -27,6 +27,8 @@ class StepTotals:
         Correct predictions and masked tokens.
     audio_s : float
         Seconds of audio.
+    n_bad : float
+        Segments that could not be read.
     requests : list of bool
         What any rank asked for.
     health : dict
@@ -41,6 +43,7 @@ class StepTotals:
     n_correct: float
     n_masked: float
     audio_s: float
+    n_bad: float
     requests: list
     health: dict
     majority_share: float
@@ -62,6 +65,7 @@ class StepTotals:
             "token_perplexity": self.health["perplexity"],
             "token_top1_share": self.health["top1_share"],
             "masked_tokens": int(self.n_masked),
+            "bad_segments": int(self.n_bad),
         }
 
 
@@ -102,7 +106,7 @@ class StepSums:
         """Start again at zero."""
         self.values.zero_()
         self.tokens.zero_()
-        self._audio_s = 0.0
+        self._audio_s, self._n_bad = 0.0, 0
         self._micro_batches = []
 
     def add(self, tokens, token_loss, mel_loss, n_correct, batch):
@@ -125,6 +129,7 @@ class StepSums:
         ones = torch.ones_like(tokens, dtype=self.tokens.dtype)
         self.tokens.scatter_add_(0, tokens, ones)
         self._audio_s += int(batch.n_samples.sum()) / self.sample_rate
+        self._n_bad += len(batch.errors)
         self._micro_batches.append((token_loss + mel_loss, batch.examples))
 
     def suspects(self):
@@ -150,6 +155,7 @@ class StepSums:
         StepTotals
         """
         self.values[AUDIO_S] = self._audio_s
+        self.values[N_BAD] = self._n_bad
         asked = self.values.new_tensor([float(r) for r in requests])
         everything = torch.cat([self.values, asked, self.tokens])
         if distributed.is_initialized():

@@ -13,6 +13,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
+from muselq_modules.bounds import require_size
+
 
 @contextmanager
 def full_precision(device_type):
@@ -71,6 +73,9 @@ class RandomProjectionTokenizer(nn.Module):
         chunk=256,
     ):
         super().__init__()
+        require_size("input_dim", input_dim, 1, 2**16)
+        require_size("codebook_size", codebook_size, 2, 2**20)
+        require_size("codebook_dim", codebook_dim, 1, 2**12)
         generator = torch.Generator().manual_seed(seed)
         bound = (6.0 / (input_dim + codebook_dim)) ** 0.5
         projection = torch.rand(input_dim, codebook_dim, generator=generator)

@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 
+from muselq_modules.files import write_text
+
 
 class TrainingLog:
     """A log that continues exactly where a resumed run continues.
@@ -50,9 +52,7 @@ class TrainingLog:
                 if record["step"] <= last[record["kind"]]:
                     kept.append(line)
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text("".join(kept), encoding="utf-8")
-        os.replace(unfinished, self.path)
+        write_text(self.path, "".join(kept))
         self._stream = open(self.path, "a", encoding="utf-8", buffering=1)
         if self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter

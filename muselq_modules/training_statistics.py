@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json
+from muselq_modules.segment_index import file_digest
 from muselq_modules.segments import SegmentDataset, ignore_stop_signals
 from muselq_modules.tokenizer import token_health
 
@@ -207,7 +209,8 @@ def load_or_measure(folder, pipeline, manifest, n_segments=1000, n_workers=0):
     }
     try:
         found = json.loads(health.read_text(encoding="utf-8"))
-        if {name: found.get(name) for name in identity} == identity:
+        sound = found.get("statistics_sha256") == file_digest(tensors)
+        if sound and {name: found.get(name) for name in identity} == identity:
             pipeline.set_state(load_file(tensors))
             return found
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
@@ -221,7 +224,6 @@ def load_or_measure(folder, pipeline, manifest, n_segments=1000, n_workers=0):
     # The tensors first: whoever reads targets.json finds them.
     save_file(state, tensors.with_suffix(".tmp"))
     os.replace(tensors.with_suffix(".tmp"), tensors)
-    unfinished = health.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(found, indent=2), encoding="utf-8")
-    os.replace(unfinished, health)
+    found["statistics_sha256"] = file_digest(tensors)
+    write_json(health, found)
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from muselq_modules.audio_checks import AudioFault, check_rate
+from muselq_modules.audio_formats import AudioFault, check_rate
 from muselq_modules.errors import UserError
 
 # Audio lies between -1 and 1, hot masters a little beyond.

@@ -189,7 +189,9 @@ def test_m4a_through_torchcodec(tmp_path, monkeypatch):
     """A stand-in with torchcodec's interface: stereo of 2 s at 48 kHz."""
 
     class AudioDecoder:
-        metadata = types.SimpleNamespace(duration_seconds_from_header=2.0)
+        metadata = types.SimpleNamespace(
+            duration_seconds_from_header=2.0, sample_rate=48000, num_channels=2
+        )
 
         def __init__(self, source):
             assert source.endswith("a.m4a")

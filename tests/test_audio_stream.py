@@ -13,8 +13,8 @@ import torchaudio
 from test_audio_data import make_noise, strip_frame_count, write_mp3
 
 from muselq_modules import audio_stream, decoding
-from muselq_modules.audio_checks import AudioFault
 from muselq_modules.audio_data import read_segment
+from muselq_modules.audio_formats import AudioFault
 from muselq_modules.audio_stream import AudioStream
 from muselq_modules.decoding import decode, decode_all
 from muselq_modules.errors import UserError

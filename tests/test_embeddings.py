@@ -228,6 +228,40 @@ def test_values_are_on_disk_before_their_marks(audio, tmp_path):
     assert np.array_equal(again.values, expected)
 
 
+@pytest.mark.parametrize("how", ["cut", "flip"])
+@pytest.mark.parametrize(
+    "name", ["values.npy", "tokens.npy", "sums.npy", "index.json"]
+)
+def test_damaged_files_are_made_again(audio, tmp_path, name, how):
+    cache = run(FakeEncoder(), audio, tmp_path / "cache")
+    expected, tokens = np.array(cache.values), np.array(cache.tokens)
+    path = cache.folder / name
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[-5] ^= 4
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
+    encoder = FakeEncoder()
+    again = run(encoder, audio, tmp_path / "cache")
+    assert np.array_equal(again.values, expected)
+    assert np.array_equal(again.tokens, tokens)
+    assert encoder.calls > 0
+    # A damaged cache is no source for another.
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
+    folder, windows = audio
+    fewer = run(FakeEncoder(), (folder, windows[:-1]), tmp_path / "cache")
+    rows = fewer.rows(sorted(set(windows[:-1])))
+    wanted = cache.rows(sorted(set(windows[:-1])))
+    assert np.array_equal(fewer.values[rows], expected[wanted])
+
+
+def test_a_cache_has_its_place_on_the_disk(audio, tmp_path):
+    """A mapped file with holes kills its writer when the disk is full."""
+    cache = run(FakeEncoder(), audio, tmp_path / "cache")
+    for name in ("values.npy", "tokens.npy", "sums.npy"):
+        status = (cache.folder / name).stat()
+        assert status.st_blocks * 512 >= status.st_size
+
+
 def test_missing_and_broken_files_are_named(audio, tmp_path):
     folder, windows = audio
     (folder / "3.wav").write_bytes(b"no audio at all")

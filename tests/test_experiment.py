@@ -406,7 +406,7 @@ def test_an_output_folder_that_cannot_be_made(write, tmp_path, monkeypatch):
 
 HOLDER = """\
 import sys, time
-from muselq_modules.run_record import lock_folder
+from muselq_modules.locks import lock_folder
 lock_folder(sys.argv[1])
 print("locked", flush=True)
 time.sleep(60)
@@ -415,7 +415,7 @@ time.sleep(60)
 
 def test_two_runs_in_one_folder(tmp_path):
     pytest.importorskip("fcntl")
-    from muselq_modules.run_record import lock_folder
+    from muselq_modules.locks import lock_folder
 
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "muselq_modules"
 # makes no circle. A new module is added where its imports allow.
 LAYERS = [
     "compatibility errors",
-    "checksums parallel mp3_frames",
+    "checksums parallel mp3_frames audio_formats paths files bounds",
+    "locks loaders rank_watch",
     # torch: audio, features, model
     "containers audio_checks audio_data audio_scan chunks windows transcoding",
     "features masking tokenizer depthwise subsampling losses schedules",
@@ -32,11 +33,12 @@ LAYERS = [
     "masked_inputs step_sums training_log metrics bootstrap",
     # runs
     "configuration overrides command_line ranks run_record checkpoints",
+    "run_checks",
     "experiment interfaces baselines embedding_cache embeddings",
     "extraction tracks feature_index extraction_run",
     # brains
-    "pretraining probe_head probe_data probe_loaders probe_brain",
-    "probe_training probe_report",
+    "rehearsal pretraining probe_head probe_data probe_checks probe_loaders",
+    "probe_brain probe_training probe_report",
     "probing results_tables results_gains results_plots html_page",
     "results_page results",
     "cell_averages track_cells music_map previews explore_page",

@@ -327,6 +327,34 @@ def test_undecodable_names_are_skipped(tmp_path):
     assert "caf" in (tmp_path / "skipped.tsv").read_text(encoding="utf-8")
 
 
+def test_a_damaged_line_of_the_cache_is_checked_again(tmp_path):
+    soundfile.write(tmp_path / "a.wav", make_noise(2, 8000), 8000)
+    cache = tmp_path / "scan.jsonl"
+    expected = scan_audio(tmp_path, ["a.wav"], workers=1, cache=cache)
+    text = cache.read_text("utf-8")
+    cache.write_text(text.replace("16000", "17000"), "utf-8")
+    assert scan_audio(tmp_path, ["a.wav"], cache=cache) == expected
+
+
+def test_paths_that_leave_the_folder_are_skipped(tmp_path):
+    soundfile.write(tmp_path / "a.wav", make_noise(2, 8000), 8000)
+    (tmp_path / "b").mkdir()
+    paths = ["../a.wav", str(tmp_path / "a.wav"), "x/../../a.wav"]
+    files, skipped = scan_audio(tmp_path / "b", paths, workers=1)
+    assert files == [] and len(skipped) == 3
+    assert all("out of the data folder" in reason for _, reason in skipped)
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1\n", "a,b\n1,2,3\n", 'a,b\n"1,2\n', "a\0,b\n\xff,2\n"]
+)
+def test_tables_that_were_edited_are_told(tmp_path, text):
+    path = tmp_path / "train.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="train.csv"):
+        read_csv(path)
+
+
 def test_find_audio(tmp_path):
     for name in ["b/x.MP3", "a.flac", "._a.flac", ".git/y.wav", "c.txt"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -7,9 +7,10 @@ import torch
 from fake_encoder import FakeEncoder
 from torch import nn
 
+from muselq_modules.errors import UserError
 from muselq_modules.metrics import compute
 from muselq_modules.probe_brain import ProbeBrain
-from muselq_modules.probe_data import Split, label_of
+from muselq_modules.probe_data import Split, check_rows, label_of
 from muselq_modules.probe_head import HeadwiseAdam, ProbeHead, ProbeStack
 from muselq_modules.probe_loaders import SeededOrder
 from muselq_modules.probe_training import (
@@ -303,7 +304,7 @@ def test_labels_are_checked():
     assert label_of(row, label_pipeline, None, hparams, "train.csv") == 0
     for genre, problem in (
         ("folk", "train.csv, a.wav: not a label.*folk"),
-        ("jazz", "label 1 is outside 0 ... 0"),
+        ("jazz", "label 1 is none of 0 ... 0"),
     ):
         with pytest.raises(Exception, match=problem):
             label_of(
@@ -315,6 +316,42 @@ def test_labels_are_checked():
             )
     with pytest.raises(Exception, match="takes 'genre', which the manifest"):
         label_of({"ID": "a"}, label_pipeline, None, hparams, "train.csv")
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        ({"path": "../a.wav"}, "leads out of the data folder"),
+        ({"path": "/etc/passwd"}, "leads out of the data folder"),
+        ({"path": ""}, "lacks path"),
+        ({"duration": "long"}, "duration is long"),
+        ({"duration": "nan"}, "duration is nan"),
+        ({"duration": "-1"}, "duration is -1"),
+        ({"duration": "inf"}, "duration is inf"),
+        ({"start": "x"}, "start is x"),
+        ({"group": None}, "lacks"),
+    ],
+)
+def test_rows_of_a_manifest_are_checked(change, part):
+    row = {"ID": "a", "path": "a.wav", "duration": "1.5", "group": "a"}
+    check_rows([row], "train.csv")
+    row |= change
+    if row["group"] is None:
+        del row["group"]
+    with pytest.raises(UserError, match=part):
+        check_rows([row], "train.csv")
+
+
+def test_labels_that_are_not_finite_are_refused():
+    @sb.utils.data_pipeline.takes("arousal")
+    @sb.utils.data_pipeline.provides("label")
+    def label_pipeline(arousal):
+        return [float(arousal)]
+
+    hparams = {"loss": "mse", "n_outputs": 1}
+    row = {"ID": "a.wav", "arousal": "nan"}
+    with pytest.raises(UserError, match="not finite"):
+        label_of(row, label_pipeline, None, hparams, "train.csv")
 
 
 def test_encoder_name():

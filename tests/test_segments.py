@@ -99,6 +99,10 @@ def test_index_is_used_again_until_the_manifest_changes(tmp_path, monkeypatch):
         "x.wav,99999999999999999999999,100,1",
         "x.wav,4e3,100,1",
         ",400,100,1",
+        "../x.wav,400,100,1",
+        "a/../../x.wav,400,100,1",
+        "/etc/passwd,400,100,1",
+        "C:/x.wav,400,100,1",
     ],
 )
 def test_a_bad_line_is_named(tmp_path, row):
@@ -106,7 +110,29 @@ def test_a_bad_line_is_named(tmp_path, row):
     path.write_text(path.read_text("utf-8") + row + "\n", "utf-8")
     with pytest.raises(UserError, match=rf"train\.csv, line {len(FILES) + 2},"):
         open_manifest(path)
-    assert list((tmp_path / ".segments").iterdir()) == []
+    left = [p for p in (tmp_path / ".segments").iterdir() if p.is_dir()]
+    assert left == []
+
+
+@pytest.mark.parametrize("how", ["cut", "flip", "missing"])
+@pytest.mark.parametrize("name", ["rows.npy", "paths.bin", "CHECKSUMS.json"])
+def test_a_damaged_index_is_made_again(tmp_path, caplog, name, how):
+    path = write_manifest(tmp_path)
+    open_manifest(path)
+    (victim,) = (tmp_path / ".segments").glob(f"*/{name}")
+    data = bytearray(victim.read_bytes())
+    if how == "missing":
+        victim.unlink()
+    elif how == "cut":
+        victim.write_bytes(data[:-3])
+    else:
+        data[len(data) // 2] ^= 1
+        victim.write_bytes(data)
+    manifest = open_manifest(path)
+    assert [manifest.locate(i)[0] for i in range(len(manifest))] == [
+        path for path, _, _, count in FILES for _ in range(count)
+    ]
+    assert "is made again" in caplog.text
 
 
 def test_a_manifest_of_other_columns_is_refused(tmp_path):

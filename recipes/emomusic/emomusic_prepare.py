@@ -46,7 +46,11 @@ from statistics import fmean, pstdev
 
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
-from muselq_modules.preparation import require_file, require_folder
+from muselq_modules.preparation import (
+    require_file,
+    require_folder,
+    telling_damage,
+)
 
 TARGETS = ("arousal", "valence")  # the order of the outputs
 EXPECTED = {  # rows by random_split
@@ -161,7 +165,10 @@ def read_annotations(data_folder, name, columns):
     path = folder / name
     require_file(path, "the annotations of EmoMusic", UNPACK_AGAIN)
     # Only the letters a to z of a name matter, whatever its encoding.
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with (
+        telling_damage(path, UNPACK_AGAIN),
+        path.open(encoding="utf-8-sig", errors="replace", newline="") as file,
+    ):
         table = [[cell.strip() for cell in line] for line in csv.reader(file)]
     header, *lines = [line for line in table if any(line)] or [[]]
     for column in ("song_id", *columns):

@@ -61,6 +61,7 @@ from muselq_modules.preparation import (
     require_file,
     require_folder,
     stable_fraction,
+    telling_damage,
 )
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,8 @@ def split_by_artist(path):
 def has_remark(path):
     """Whether a key file (key, confidence, remark) carries a remark"""
     require_file(path, "the annotator's remark", CLONE)
-    cells = path.read_text(encoding="utf-8").split("\t")
+    with telling_damage(path, CLONE):
+        cells = path.read_text(encoding="utf-8").split("\t")
     return len(cells) > 2 and bool(cells[2].strip())
 
 
@@ -194,12 +196,13 @@ def song_row(root, track, split, key, group):
 def rows_of_train(root, none_class, kw1077):
     """Rows of GiantSteps-MTG-keys, split into train and valid"""
     annotations = root / "annotations"
-    tracks = read_annotations(
-        require_file(annotations / "annotations.txt", "the keys", CLONE)
-    )
+    path = require_file(annotations / "annotations.txt", "the keys", CLONE)
+    with telling_damage(path, CLONE):
+        tracks = read_annotations(path)
     metadata = annotations / "beatport_metadata.txt"
     if metadata.is_file():
-        splits = split_by_artist(metadata)
+        with telling_damage(metadata, CLONE):
+            splits = split_by_artist(metadata)
     else:
         logger.warning(
             "%s is missing: the split is by track, not by artist", metadata
@@ -230,9 +233,11 @@ def rows_of_test(root):
         raise UserError(f"{folder} holds no *.LOFI.key: {CLONE}")
     rows = []
     for path in files:
-        keys = parse_key(path.read_text(encoding="utf-8"), path)
+        with telling_damage(path, CLONE):
+            text = path.read_text(encoding="utf-8")
+        keys = parse_key(text, path)
         if len(keys) != 1:
-            raise unknown_key(path.read_text(encoding="utf-8"), path)
+            raise unknown_key(text, path)
         track = path.name.split(".")[0]
         group = f"test track {track}"
         rows.append(song_row(root, track, "test", keys[0], group))

@@ -49,7 +49,11 @@ from pathlib import Path
 
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
-from muselq_modules.preparation import require_file, require_folder
+from muselq_modules.preparation import (
+    require_file,
+    require_folder,
+    telling_damage,
+)
 
 N_TAGS = 50
 SPLIT_OF_FOLDER = dict.fromkeys("0123456789ab", "train") | {
@@ -172,7 +176,8 @@ def prepare_magnatagatune(data_folder, manifest_folder, keep_untagged=False):
         "download it from "
         "https://mirg.city.ac.uk/datasets/magnatagatune/annotations_final.csv",
     )
-    clips, top_tags = read_annotations(path)
+    with telling_damage(path, "download it again"):
+        clips, top_tags = read_annotations(path)
     prefix = "mp3/" if (data_folder / "mp3").is_dir() else ""
     if not any((data_folder / prefix / f).is_dir() for f in SPLIT_OF_FOLDER):
         raise UserError(

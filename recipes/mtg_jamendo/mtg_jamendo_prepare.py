@@ -45,7 +45,10 @@ from pathlib import Path
 
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
-from muselq_modules.preparation import require_folder
+from muselq_modules.preparation import (
+    require_folder,
+    telling_damage,
+)
 
 SUBSETS = ("top50tags", "genre", "instrument", "moodtheme")
 N_SPLITS = 5
@@ -193,7 +196,8 @@ def prepare_mtg_jamendo(
                 f"{path} is missing: copy the folder data/splits of the "
                 "mtg-jamendo-dataset repository again"
             )
-        tracks += [track | {"split": name} for track in read_table(path)]
+        with telling_damage(path, "copy the folder data/splits again"):
+            tracks += [track | {"split": name} for track in read_table(path)]
     files = find_audio(data_folder, [track["path"] for track in tracks])
     rows = [
         {

@@ -43,6 +43,7 @@ from muselq_modules.preparation import (
     require_file,
     require_folder,
     stable_fraction,
+    telling_damage,
 )
 
 FAMILIES = (
@@ -141,12 +142,10 @@ def read_notes(data_folder, split):
     remedy = f"unpack {folder}.jsonwav.tar.gz in {data_folder}"
     path = data_folder / folder / "examples.json"
     require_file(path, "the labels of NSynth", remedy)
-    try:
+    with telling_damage(path, remedy):
         with path.open(encoding="utf-8") as stream:
             notes = json.load(stream, object_hook=keep_labels)
         notes = [(name, *labels) for name, labels in notes.items()]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     rows = []
     for name, family, pitch, instrument in notes:
         if family not in FAMILIES:

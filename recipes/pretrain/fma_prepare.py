@@ -40,6 +40,7 @@ from muselq_modules.preparation import (
     find_audio,
     require_file,
     require_folder,
+    telling_damage,
 )
 from muselq_modules.song_manifests import Songs, prepare_songs, song_parser
 
@@ -110,7 +111,8 @@ def find_songs(root, use_all=False):
         "FMA-large",
         "unpack fma_metadata.zip beside fma_large",
     )
-    splits = read_splits(tracks)
+    with telling_damage(tracks, "unpack fma_metadata.zip again"):
+        splits = read_splits(tracks)
     groups, valid, skipped = {}, set(), []
     for name in find_audio(audio):
         path = f"fma_large/{name}"

@@ -36,6 +36,7 @@ from muselq_modules.preparation import (
     find_audio,
     require_file,
     require_folder,
+    telling_damage,
 )
 from muselq_modules.song_manifests import Songs, prepare_songs, song_parser
 
@@ -92,7 +93,8 @@ def find_songs(root):
         "Music4All",
         "it tells the artists, by which the split is made",
     )
-    artists = read_artists(information)
+    with telling_damage(information, "copy it from the archive again"):
+        artists = read_artists(information)
     groups, skipped = {}, []
     for name in find_audio(audio):
         path, clip = f"audios/{name}", name.removesuffix(".mp3")

@@ -8,7 +8,6 @@ brain, fit. The same command resumes a run that was stopped or killed.
 README.md beside this file says what a run needs and gives.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -22,8 +21,10 @@ from torch.utils.data import DataLoader
 from muselq_modules.checkpoints import AtomicCheckpointer
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.experiment import load_experiment, start_experiment
+from muselq_modules.files import write_json
 from muselq_modules.pretrained import save_encoder
 from muselq_modules.pretraining import PretrainBrain
+from muselq_modules.rehearsal import rehearse
 from muselq_modules.sampling import GlobalBatchSampler, accumulation_steps
 from muselq_modules.segments import (
     SegmentDataset,
@@ -71,8 +72,7 @@ def prepare_data(hparams):
         )
     if if_main_process():
         # What the run was trained on, with the digest of its manifests.
-        data = Path(hparams["output_folder"]) / "data.json"
-        data.write_text(json.dumps(record, indent=2), encoding="utf-8")
+        write_json(Path(hparams["output_folder"]) / "data.json", record)
     folder = Path(hparams["manifest_folder"])
     kind = ShardManifest if hparams["dataset"] == "shards" else SegmentManifest
     return [
@@ -171,7 +171,8 @@ def main():
     """Run the recipe from the command line."""
     experiment = load_experiment()
     hparams = experiment.hparams
-    # A split that cannot work is refused before anything starts.
+    # What cannot work is refused before anything starts.
+    rehearse(experiment)
     accumulation_steps(
         hparams["global_batch"],
         hparams["local_batch"],

@@ -1,0 +1,70 @@
+"""Try every fault and write the table.
+
+PYTHONPATH=tests python -m chaos [--output DIR] [--share 1.0] [NAME ...]
+"""
+
+import argparse
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from chaos.registry import FAULTS, Place, try_fault
+from muselq_modules.files import write_json, write_text
+
+MODULES = ("kills", "machine", "data", "arithmetic", "endurance")
+HEADER = (
+    "| fault | tried | survived | lost | seconds |\n|---|---|---|---|---|\n"
+)
+
+
+def line(outcome):
+    """A row of the table."""
+    return (
+        f"| {outcome.name} | {outcome.tried} | {outcome.survived} | "
+        f"{outcome.lost} | {outcome.seconds:.0f} |\n"
+    )
+
+
+def main():
+    """The command line; exit code 1 when something was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="parts of names; default all")
+    parser.add_argument("--output", default="results/chaos", type=Path)
+    parser.add_argument(
+        "--share", default=1.0, type=float, help="of the trials; 0 tries once"
+    )
+    parser.add_argument("--seed", default=0, type=int)
+    options = parser.parse_args()
+    for name in MODULES:
+        importlib.import_module(f"chaos.{name}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    place = Place(folder, options.seed)
+    outcomes = []
+    print(HEADER, end="", flush=True)
+    for fault in FAULTS:
+        if options.names and not any(n in fault.name for n in options.names):
+            continue
+        times = max(1, round(options.share * fault.times))
+        outcomes.append(try_fault(place, fault, times))
+        print(line(outcomes[-1]), end="", flush=True)
+        for loss in outcomes[-1].losses:
+            print(loss, file=sys.stderr)
+    place.close()
+    table = HEADER + "".join(line(outcome) for outcome in outcomes)
+    write_text(options.output / "chaos.md", table)
+    write_json(
+        options.output / "chaos.json", [vars(outcome) for outcome in outcomes]
+    )
+    lost = sum(outcome.lost for outcome in outcomes)
+    print(f"\n{lost} lost; the table is in {options.output / 'chaos.md'}")
+    if lost:
+        print(f"What is left of these trials is in {folder}")
+        sys.exit(1)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

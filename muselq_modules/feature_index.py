@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 
 from muselq_modules.errors import UserError
+from muselq_modules.locks import lock_folder
 from muselq_modules.preparation import write_skipped
-from muselq_modules.run_record import lock_folder
 
 # Told by settings.json, but not what makes two sets of features differ.
 TOLD_ONLY = ("pretrained",)

@@ -1,6 +1,7 @@
 # make demo   pre-trains a small encoder on the samples, probes it, shows a page
 # make test   checks everything
 # make benchmarks  compares speed and memory with other networks, without a GPU
+# make chaos  kills, starves and deceives every recipe, and shows what was lost
 # make table  DATA=/data PRETRAINED=results/brn_summary/1234   every task there
 # Each does all of its own set-up: only Python 3.10 to 3.13 must be there.
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 RESULTS ?= results
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: demo test lint benchmarks table clean
+.PHONY: demo test lint benchmarks chaos table clean
 .DELETE_ON_ERROR:
 
 $(VENV)/ready: setup.py
@@ -48,6 +49,9 @@ benchmarks: $(VENV)/ready
 		set -- $$script; name=$$1; shift; \
 		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; \
 	done
+
+chaos: $(VENV)/ready
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:. $(BIN)/python -m chaos --output $(RESULTS)/chaos
 
 table: $(VENV)/ready
 	$(BIN)/python -m muselq_modules.table $(DATA) $(PRETRAINED) $(RESULTS)

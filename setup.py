@@ -24,6 +24,7 @@ EXTRAS = {
         "yamllint>=1.35",
         "codespell>=2.3",
         "transformers>=5,<6",  # MERT, on random weights
+        "hypothesis>=6.100",  # configurations of any words
         "selenium>=4.20",  # the page of explore, in headless Chromium
         # extract: odd rates and tables
         "soxr>=0.5",

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from chaos.registry import FAULTS, Place, try_fault
+from chaos.suites import SUITES, try_suite
 from muselq_modules.files import write_json, write_text
 
 MODULES = ("kills", "machine", "data", "arithmetic", "endurance")
@@ -27,6 +28,21 @@ def line(outcome):
     )
 
 
+def outcomes_of(options, place):
+    """Try what was asked for, one after the other."""
+
+    def wanted(name):
+        return not options.names or any(n in name for n in options.names)
+
+    for fault in FAULTS:
+        if wanted(fault.name):
+            times = max(1, round(options.share * fault.times))
+            yield try_fault(place, fault, times)
+    for name in SUITES:
+        if wanted(name):
+            yield try_suite(name, place.root)
+
+
 def main():
     """The command line; exit code 1 when something was lost."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -40,30 +56,25 @@ def main():
     for name in MODULES:
         importlib.import_module(f"chaos.{name}")
     options.output.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    place = Place(folder, options.seed)
+    place = Place(Path(tempfile.mkdtemp(prefix="chaos-")), options.seed)
     outcomes = []
     print(HEADER, end="", flush=True)
-    for fault in FAULTS:
-        if options.names and not any(n in fault.name for n in options.names):
-            continue
-        times = max(1, round(options.share * fault.times))
-        outcomes.append(try_fault(place, fault, times))
-        print(line(outcomes[-1]), end="", flush=True)
-        for loss in outcomes[-1].losses:
+    for outcome in outcomes_of(options, place):
+        outcomes.append(outcome)
+        print(line(outcome), end="", flush=True)
+        for loss in outcome.losses:
             print(loss, file=sys.stderr)
+        # Written after each: who stops it keeps what was tried.
+        table = HEADER + "".join(map(line, outcomes))
+        write_text(options.output / "chaos.md", table)
+        write_json(options.output / "chaos.json", list(map(vars, outcomes)))
     place.close()
-    table = HEADER + "".join(line(outcome) for outcome in outcomes)
-    write_text(options.output / "chaos.md", table)
-    write_json(
-        options.output / "chaos.json", [vars(outcome) for outcome in outcomes]
-    )
     lost = sum(outcome.lost for outcome in outcomes)
     print(f"\n{lost} lost; the table is in {options.output / 'chaos.md'}")
     if lost:
-        print(f"What is left of these trials is in {folder}")
+        print(f"What is left of these trials is in {place.root}")
         sys.exit(1)
-    shutil.rmtree(folder)
+    shutil.rmtree(place.root)
 
 
 if __name__ == "__main__":

@@ -175,3 +175,57 @@ def _contents(folder):
         for path in Path(folder).iterdir()
         if path.is_file() and not path.name.startswith(".")
     }
+
+
+@fault("SIGKILL while features are extracted", times=20, quick=1)
+def extract_kill(place, folder, number, total):
+    """Every file of features is that of an undisturbed run."""
+
+    def command(folder):
+        return "muselq_modules.extract:main", [
+            [*map(str, (runs.songs(place), folder))]
+            + ["--pretrained", "mel", "--workers", "0"]
+        ]
+
+    kill_at(place, "extract", command, folder, number, total)
+    expected = place.root / "counted_extract" / "run"
+    names = {p.relative_to(expected) for p in expected.rglob("*.npy")}
+    assert len(names) == 10
+    assert {p.relative_to(folder) for p in folder.rglob("*.npy")} == names
+    for name in names:
+        assert (folder / name).read_bytes() == (expected / name).read_bytes()
+
+
+@fault("processes that outlive a killed run", times=4, quick=1)
+def orphans(place, folder, number, total):
+    """Of a pre-training with workers, and of a preparation."""
+    if number % 2:
+        command = runs.pretraining(place, folder, n_workers=2)
+        runs.reference(place)
+    else:
+        songs = ["--data_folder", runs.songs(place), "--workers", "2"]
+        command = runs.PREPARE, [*songs, "--manifest_folder", folder]
+    run = place.server.start(*command)
+    deadline = time.monotonic() + 120
+    while len(group_of(run.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(group_of(run.pid)) > 1, run.output()
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    deadline = time.monotonic() + 20
+    while group_of(run.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not group_of(run.pid)
+
+
+def group_of(pid):
+    """Processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(") ")[2].split()
+        except OSError:
+            continue  # ended in between
+        if fields[3] == str(pid) and fields[0] != "Z":
+            found.append(path.parent.name)
+    return found

@@ -67,7 +67,7 @@ class Server:
         log = self.folder / f"{self.count:05d}.log"
         pid = self._ask(
             script=str(script),
-            arguments=[str(a) for a in arguments],
+            arguments=[a if isinstance(a, list) else str(a) for a in arguments],
             log=str(log),
             fault=fault,
             clock_s=clock_s,
@@ -140,6 +140,8 @@ def _import_everything():
     runpy.run_path(str(ROOT / "recipes" / "template" / "train.py"))
     import matplotlib.backends.backend_agg  # noqa: F401
     import torch._dynamo  # noqa: F401, the first optimizer imports it
+
+    import muselq_modules.extract  # noqa: F401
 
     def pool(workers):
         # Not the fork server of `parallel`, which would import torch anew.

@@ -26,6 +26,7 @@ from muselq_modules.explore_page import (
     page,
     page_data,
 )
+from muselq_modules.files import write_text
 from muselq_modules.hidden_states import choose_layers
 from muselq_modules.music_map import (
     compact,
@@ -37,7 +38,6 @@ from muselq_modules.music_map import (
 from muselq_modules.parallel import available_cpus
 from muselq_modules.pretrained import SMALL_ENCODER
 from muselq_modules.previews import make_previews, preview_span
-from muselq_modules.probe_report import write_text
 from muselq_modules.probing import encoder_name
 from muselq_modules.track_cells import embed_tracks, find_tracks
 

@@ -24,7 +24,7 @@ from muselq_modules.shards import ShardManifest, prepare_shards
 from muselq_modules.song_manifests import Songs, prepare_songs
 from muselq_modules.tokenizer import RandomProjectionTokenizer
 from muselq_modules.training_statistics import TargetPipeline, measure
-from muselq_modules.whitening import TargetWhitening
+from muselq_modules.whitening import Whitening
 
 SMALL_GB = 3e-4  # two songs a shard
 POLICY = {"segment_s": 2.0, "min_tail_s": 1.0}
@@ -290,7 +290,7 @@ def test_statistics_are_those_of_the_songs(songs, shards):
         pipeline = TargetPipeline(
             LogMel(),
             FrameStacking(),
-            TargetWhitening(dim=8),
+            Whitening(512, 8),
             RandomProjectionTokenizer(8, 64),
         )
         health = measure(pipeline, manifest)

@@ -39,7 +39,7 @@ def resample_blocks(blocks, rate, sample_rate):
         yield from blocks
         return
     try:
-        check_rate(rate)
+        check_rate(rate, sample_rate)
     except AudioFault:
         yield from _resample_with_soxr(blocks, rate, sample_rate)
         return

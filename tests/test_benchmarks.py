@@ -16,11 +16,10 @@ ARGUMENTS = {
     "embedding": ["--seconds", "2"],
 }
 HELPERS = {"networks", "side_by_side", "steps", "gpu_cases", "gpu_checks"}
-ELSEWHERE = {"context"}  # tested with full_context
 SCRIPTS = sorted(
     path.stem
     for path in (ROOT / "benchmarks").glob("*.py")
-    if path.stem not in HELPERS | ELSEWHERE
+    if path.stem not in HELPERS
 )
 
 

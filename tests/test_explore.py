@@ -165,7 +165,10 @@ def test_what_cannot_be_explored_is_one_sentence(tmp_path, capsys):
         explore(folder, cell_s=0.0)
     with pytest.raises(SystemExit) as ended:
         main(
-            [str(folder), "--layer", "3", "--output", str(tmp_path / "m.html")]
+            [
+                *(str(folder), "--layer", "3", "--pretrained", "mel"),
+                *("--output", str(tmp_path / "m.html")),
+            ]
         )
     assert ended.value.code == 2
     assert "layers [3] does not exist" in capsys.readouterr().err

@@ -122,7 +122,7 @@ ABSURD = {
     "null": lambda a, c: a.update(log_mel=None),
     "no features": lambda a, c: a.pop("log_mel"),
     "layers": lambda a, c: a.update(n_layers=10**12),
-    "many layers": lambda a, c: a.update(n_layers=512),
+    "many layers": lambda a, c: a.update(n_layers=100),
     "blocks": lambda a, c: a["subsampling"]["arguments"].update(n_blocks=10**9),
     "n_fft": lambda a, c: a["log_mel"]["arguments"].update(n_fft=10**9),
     "n_mels": lambda a, c: a["log_mel"]["arguments"].update(n_mels=10**9),

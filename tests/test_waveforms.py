@@ -221,8 +221,6 @@ def test_wrong_lengths_are_told(encoder, wav, lengths, words):
 
 def test_lengths_are_exact_for_long_clips():
     samples = 20 * 60 * RATE
-    wav = torch.zeros(2, samples)
-    lengths = torch.tensor([1.0, (samples - 960) / samples]).double()
-    lengths[1] = (samples - 960) / samples
-    _, n_samples = as_waveforms(wav, RATE, RATE, lengths)
-    assert n_samples.tolist() == [samples, samples - 960]
+    lengths = torch.tensor([(samples - 960) / samples], dtype=torch.float64)
+    _, n_samples = as_waveforms(torch.zeros(samples), RATE, RATE, lengths)
+    assert n_samples.tolist() == [samples - 960]

@@ -123,7 +123,9 @@ def start_worker():
 
 def _end_with_parent():
     # The queue of work stays open in the other workers: nothing else tells.
-    multiprocessing.parent_process().join()
+    parent, starter = multiprocessing.parent_process(), os.getppid()
+    while parent.is_alive() and os.getppid() == starter:
+        parent.join(1.0)
     os._exit(1)
 
 

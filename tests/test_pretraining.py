@@ -256,6 +256,29 @@ def test_too_many_non_finite_steps_stop_with_advice(make_brain, tmp_path):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+def test_a_notice_during_validation_is_acted_on_at_once(make_brain, tmp_path):
+    class Brain(PretrainBrain):
+        evaluated = 0
+
+        def evaluate_batch(self, batch, stage):
+            self.evaluated += 1
+            self.stop_signal = signal.SIGTERM
+            return super().evaluate_batch(batch, stage)
+
+    brain, loaders = make_brain(Brain, ckpt_interval_steps=0)
+    with pytest.raises(SystemExit) as end:
+        brain.fit(brain.rounds(), *loaders)
+    assert end.value.code == 128 + signal.SIGTERM
+    assert brain.evaluated == 1 and len(loaders[1]) == 2
+    assert [r["kind"] for r in trace(tmp_path)] == ["train"] * 4
+    assert (tmp_path / "save" / "CKPT+000000004").is_dir()
+    # The resumed run begins with the validation.
+    brain, loaders = make_brain(n_steps=6)
+    brain.fit(brain.rounds(), *loaders)
+    kinds = [(r["kind"], r["step"]) for r in trace(tmp_path)]
+    assert kinds[4:6] == [("valid", 4), ("train", 5)]
+
+
 def test_bf16_follows_fp32(make_brain, tmp_path):
     losses = {}
     for precision in ("fp32", "bf16"):

@@ -3,6 +3,7 @@
 python -m chaos.server      reads requests, one JSON line each
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -42,9 +43,16 @@ class Server:
         )
 
     def _ask(self, **request):
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            code = self.process.wait()
+            raise RuntimeError(f"the server has ended with exit code {code}")
+        return json.loads(answer)
 
     def start(self, script, arguments=(), fault=None, clock_s=0.0):
         """Start a script, or a function ``module:name``, in a new process.
@@ -85,7 +93,8 @@ class Server:
 
     def close(self):
         """End the server."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
 

@@ -1,11 +1,12 @@
 """Branchformer layer (Peng et al., 2022) with a pluggable mixer.
 
-SpeechBrain's layer, changed in three places, each shown by a test:
+SpeechBrain's layer, changed in four places, each shown by a test:
 
 * the global branch is any ``mixer``, given by constructor;
 * the convolution of the gating unit sees zeros beyond a clip's end, not its
   padding (upstream, padding changes valid frames by up to 0.6) nor a mirror
   image (upstream raises on clips of 15 tokens or fewer);
+* that convolution starts with weights that see the clip (``gate_scale``);
 * the merge of the two branches is two products instead of a concatenation, so
   that a mixer may return one step for the whole clip.
 """
@@ -34,6 +35,11 @@ class BranchformerLayer(BranchformerEncoderLayer):
         Hidden width of the convolutional gating MLP, the local branch.
     kernel_size : int
         Tokens seen by its depthwise convolution; odd.
+    gate_scale : float
+        Deviation of the gate around 1 before the first step. Upstream starts
+        with a gate of 1 (0 here), blind to all but its own token, and learns
+        from masked input more slowly: where the input is masked, only other
+        tokens say anything.
     dropout : float
         Dropout after each branch and after the merge.
 
@@ -46,7 +52,15 @@ class BranchformerLayer(BranchformerEncoderLayer):
     torch.Size([2, 9, 16])
     """
 
-    def __init__(self, dim, mixer, cgmlp_dim=4096, kernel_size=31, dropout=0.0):
+    def __init__(
+        self,
+        dim,
+        mixer,
+        cgmlp_dim=4096,
+        kernel_size=31,
+        gate_scale=1.0,
+        dropout=0.0,
+    ):
         # An attention type that SpeechBrain does not know builds none; its
         # place is taken by the mixer.
         super().__init__(
@@ -58,6 +72,12 @@ class BranchformerLayer(BranchformerEncoderLayer):
             attention_type="none",
             csgu_linear_units=cgmlp_dim,
         )
+        if gate_scale > 0:
+            # The gate's input is normalised: variances of its taps add up.
+            nn.init.normal_(
+                self.convolution_branch.csgu.conv.conv.weight,
+                std=gate_scale * kernel_size**-0.5,
+            )
         self.mixer = mixer(dim)
 
     def forward(self, x, padding_mask=None):

@@ -9,6 +9,7 @@ slow, and fast again over a column of pixels.
 """
 
 import torch
+from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -37,11 +38,7 @@ def depthwise_conv(x, conv):
     >>> torch.allclose(depthwise_conv(x, conv), expected, atol=1e-6)
     True
     """
-    if (
-        x.device.type != "cpu"
-        or torch.is_autocast_enabled("cpu")
-        or torch.compiler.is_exporting()
-    ):
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
         y = F.conv1d(
             x.transpose(1, 2),
             conv.weight,
@@ -57,12 +54,14 @@ class _OnCpu(torch.autograd.Function):
     """The 2-d convolutions that are fast on a CPU."""
 
     @staticmethod
+    @custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, x, weight, bias):
         ctx.save_for_backward(x, weight)
         y = F.conv2d(_line(x), weight.unsqueeze(2), bias, **_options(weight, 3))
         return y.squeeze(2).transpose(1, 2)
 
     @staticmethod
+    @custom_bwd(device_type="cpu")
     @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors

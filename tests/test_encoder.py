@@ -7,7 +7,9 @@ import torch
 from small_encoders import LAYERS, redraw, small_encoder
 
 from muselq_modules.attention import RotarySelfAttention
+from muselq_modules.branchformer import BranchformerLayer
 from muselq_modules.features import LogMel
+from muselq_modules.summary_mixing import SummaryMixing
 
 
 def mels(seed=0):
@@ -117,3 +119,17 @@ def test_digest_follows_weights_and_settings():
 def test_settings_without_a_weight_are_part_of_the_digest():
     assert str(LogMel(n_fft=1024)) != str(LogMel())
     assert str(RotarySelfAttention(16, 4)) != str(RotarySelfAttention(16, 8))
+
+
+def test_gate_of_a_branchformer_sees_other_tokens_from_the_first_step():
+    torch.manual_seed(0)
+    x = torch.randn(1, 40, 16)
+    changed = x.clone()
+    changed[:, 20] = torch.randn(16)
+    for gate_scale, sees in ((1.0, True), (0.0, False)):
+        layer = BranchformerLayer(
+            16, SummaryMixing, cgmlp_dim=32, gate_scale=gate_scale
+        )
+        with torch.no_grad():
+            difference = layer._local(x, None) - layer._local(changed, None)
+        assert (difference[0, 15].abs().max() > 1e-3) == sees

@@ -45,7 +45,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_there_is_a_script_for_each_question():
-    assert len(SCRIPTS) == 11
+    assert len(SCRIPTS) == 12
     for name in SCRIPTS:
         source = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
         assert f"    python benchmarks/{name}.py" in source
@@ -59,6 +59,12 @@ def test_runs(run, name, capsys):
     assert "\n|---|" in output and found["machine"]["torch"] in output
     if name == "quantizers":
         assert found["SpeechBrain"]["equal_tokens"] == 1.0
+    if name == "front_end_training":
+        rules = [r["rule"] for r in found["runs"]]
+        assert rules == ["same steps", "same steps", "same compute"]
+        assert all(
+            0 <= r["metrics"]["template timbre"] <= 1 for r in found["runs"]
+        )
     if name == "probing":
         assert found["same_metric"]
         assert found["largest_weight_difference"] < 1e-4

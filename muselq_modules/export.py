@@ -25,7 +25,7 @@ from muselq_modules.hub import UPLOADED, parse_hub_id, require_token, upload
 from muselq_modules.model_card import Stated, model_card
 from muselq_modules.pretrained import find_encoder, load_encoder, write_config
 from muselq_modules.run_facts import run_facts
-from muselq_modules.weights import write_weights
+from muselq_modules.weights import halve, write_weights
 
 HYPERPARAMS = """\
 # For SpeechBrain: MusicEncoderInterface.from_hparams of
@@ -42,7 +42,9 @@ pretrainer: !new:muselq_modules.interfaces.StrictPretrainer
 """
 
 
-def export_encoder(run_folder, out, stated=None, results=None, overwrite=False):
+def export_encoder(
+    run_folder, out, stated=None, results=None, overwrite=False, half=False
+):
     """Write the exported folder, whole or not at all.
 
     Parameters
@@ -57,6 +59,9 @@ def export_encoder(run_folder, out, stated=None, results=None, overwrite=False):
         Folder with the recipes' runs, for a table in the card.
     overwrite : bool
         Replace another export in ``out``.
+    half : bool
+        Store the weights as float16, see `halve`. It is another encoder, of
+        another digest, if hardly.
 
     Returns
     -------
@@ -76,7 +81,11 @@ def export_encoder(run_folder, out, stated=None, results=None, overwrite=False):
     building = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         building.mkdir(parents=True)
-        write_weights(encoder.state_dict(), building / "model.safetensors")
+        state = encoder.state_dict()
+        if half:
+            state = halve(state)
+            encoder.load_state_dict(state)  # what the card tells of
+        write_weights(state, building / "model.safetensors")
         write_config(stored.config, building / "config.json")
         hyperparams = HYPERPARAMS.format(
             encoder=to_yaml(stored.config), sample_rate=encoder.sample_rate
@@ -185,6 +194,9 @@ def main(argv=None):
     parser.add_argument("--data_license", help="licence of the music")
     parser.add_argument("--results", help="output_folder of the recipes")
     parser.add_argument(
+        "--half", action="store_true", help="weights as float16, half the size"
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace another export"
     )
     parser.add_argument(
@@ -208,7 +220,12 @@ def main(argv=None):
         given.push or name,
     )
     out = export_encoder(
-        given.run_folder, given.out, stated, given.results, given.overwrite
+        given.run_folder,
+        given.out,
+        stated,
+        given.results,
+        given.overwrite,
+        given.half,
     )
     print(f'{out}: MusicEncoder.from_pretrained("{out}") loads it.')
     if given.push:

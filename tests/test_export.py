@@ -51,6 +51,24 @@ def wav():
     return torch.randn(2, 24000, generator=generator) * 0.1
 
 
+def test_half_the_size(run, exported, tmp_path):
+    out = tmp_path / "half"
+    main([str(run[0]), str(out), "--half"])
+    sizes = [
+        (folder / "model.safetensors").stat().st_size
+        for folder in (exported, out)
+    ]
+    assert sizes[1] < 0.6 * sizes[0]
+    whole, half = (MusicEncoder.from_pretrained(f) for f in (exported, out))
+    assert half.norm.weight.dtype == torch.float32
+    assert torch.equal(half.log_mel.mean, whole.log_mel.mean)
+    expected = whole(wav(), 24000).hidden_states[-1]
+    error = (half(wav(), 24000).hidden_states[-1] - expected).abs().max()
+    assert 0 < error < 1e-2
+    assert half.digest() in (out / "README.md").read_text("utf-8")
+    assert half.digest() != whole.digest()
+
+
 def test_the_folder(run, exported):
     folder, encoder = run
     assert sorted(p.name for p in exported.iterdir()) == FILES

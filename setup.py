@@ -15,6 +15,8 @@ EXTRAS = {
     # Rates such as 44,101 Hz, where torchaudio's filter takes gigabytes.
     "resample": ["soxr>=0.5"],
     "parquet": ["pyarrow>=16"],
+    # ONNX files: the first two write them, the last runs and quantises them.
+    "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
     "dev": [
         # What the tests of the benchmarks and of the shards import.
         "webdataset>=1.0",
@@ -29,6 +31,10 @@ EXTRAS = {
         # extract: odd rates and tables
         "soxr>=0.5",
         "pyarrow>=16",
+        # exported graphs
+        "onnx>=1.18",
+        "onnxscript>=0.5",
+        "onnxruntime>=1.22",
     ],
 }
 

@@ -105,12 +105,19 @@ class RotarySelfAttention(nn.Module):
         """
         qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key = rotate(query), rotate(key)
+        if padding_mask is not None and torch.compiler.is_exporting():
+            # The fused call cannot be traced: its mask may be of one clip.
+            scores = query @ key.transpose(2, 3) * self.head_dim**-0.5
+            padded = padding_mask[:, None, None, :]
+            weights = scores.masked_fill(padded, -torch.inf).softmax(-1)
+            return self.output((weights @ value).transpose(1, 2).flatten(2))
         allowed = None
         if padding_mask is not None:
             allowed = ~padding_mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(
-            rotate(query),
-            rotate(key),
+            query,
+            key,
             value,
             attn_mask=allowed,
             dropout_p=self.dropout if self.training else 0.0,

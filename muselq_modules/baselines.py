@@ -171,8 +171,9 @@ def load_any_encoder(spec, device="cpu"):
     spec : str or Path
         ``mel``, ``mfcc``, ``chroma``, a run folder, an exported folder, a Hub
         id ``org/name`` or ``org/name@revision``, ``random:`` and one of these
-        three, ``mert:95M``, ``mert:330M``, ``mert:<folder>`` or
-        ``python:my_module.my_encoder``, which runs the code of my_module.
+        three, an ``.onnx`` file of `export_graph`, ``mert:95M``,
+        ``mert:330M``, ``mert:<folder>`` or ``python:my_module.my_encoder``,
+        which runs the code of my_module.
     device : str or torch.device
 
     Returns
@@ -196,6 +197,10 @@ def load_any_encoder(spec, device="cpu"):
         from muselq_modules.adapters import load_adapter
 
         encoder = load_adapter(name)
+    elif str(spec).endswith(".onnx"):
+        from muselq_modules.onnx_encoder import OnnxEncoder
+
+        encoder = OnnxEncoder(spec)
     else:
         from muselq_modules.pretrained import load_encoder
 

@@ -111,9 +111,10 @@ class BranchformerLayer(BranchformerEncoderLayer):
         """The layer's output from its input and what the mixer gave."""
         mixed = self.dropout(mixed)
         local = self.dropout(self._local(self.norm_conv(x), padding_mask))
-        for_mixed, for_local = self.merge_proj.weight.chunk(2, dim=1)
-        merged = F.linear(local, for_local, self.merge_proj.bias)
-        return x + self.dropout(merged + F.linear(mixed, for_mixed))
+        weight, dim = self.merge_proj.weight, x.shape[-1]
+        merged = F.linear(local, weight[:, dim:], self.merge_proj.bias)
+        merged = merged + F.linear(mixed, weight[:, :dim])
+        return x + self.dropout(merged)
 
     def _local(self, x, padding_mask):
         """Convolutional gating MLP, safe under padding."""

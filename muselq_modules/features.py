@@ -138,7 +138,9 @@ class LogMel(Float32Module):
         """Un-normalised log-mel frames in dB [batch, frames, n_mels]."""
         windows = self._windows(wav)
         batch, frames = windows.shape[:2]
-        if wav.device.type != "cpu" or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting():
+            return self._spectrum(windows)
+        if wav.device.type != "cpu":
             step = max(1, DEVICE_BLOCK_FRAMES // max(1, batch))
             blocks = windows.split(step, dim=1) if frames > step else [windows]
             return torch.cat([self._spectrum(b) for b in blocks], dim=1)

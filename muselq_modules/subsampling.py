@@ -219,7 +219,9 @@ class ResidualConvSubsampling(nn.Module):
         if padding_mask is not None:
             half_mask = padding_mask.repeat_interleave(2, dim=1)
             frames = mask_padding(frames, half_mask.repeat_interleave(2, dim=1))
-        x = frames.unsqueeze(1).to(memory_format=torch.channels_last)
+        x = frames.unsqueeze(1)
+        if not torch.compiler.is_exporting():  # a graph fixes no strides
+            x = x.to(memory_format=torch.channels_last)
         x = self.block1(x, half_mask)
         x = self.block2(x, padding_mask)
         return self.project(x.permute(0, 2, 3, 1).flatten(2))

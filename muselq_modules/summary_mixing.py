@@ -79,6 +79,15 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x):
         """[batch, time, heads, in] -> [batch, time, heads, out]."""
+        if torch.compiler.is_exporting():
+            # One plain product a head: what every runtime can quantise and,
+            # unlike the einsum, what a graph can take for a batch of one.
+            parts = x.flatten(2).chunk(len(self.weight), dim=-1)
+            x = [
+                part @ self.weight[i] + self.bias[i]
+                for i, part in enumerate(parts)
+            ]
+            return torch.stack(x, dim=2)
         return torch.einsum("bthi,hio->btho", x, self.weight) + self.bias
 
 
@@ -151,11 +160,9 @@ class SummaryMixing(nn.Module):
 
     def combine(self, local, summary):
         """c of f [batch, time, local_dim] and the mean of s [batch, 1, .]."""
-        for_local, for_summary = self.combiner.weight.split(
-            [self.local_dim, self.summary_dim], dim=1
-        )
-        summary = F.linear(summary, for_summary, self.combiner.bias)
-        return F.gelu(F.linear(local, for_local) + summary)
+        weight, bias = self.combiner.weight, self.combiner.bias
+        summary = F.linear(summary, weight[:, self.local_dim :], bias)
+        return F.gelu(F.linear(local, weight[:, : self.local_dim]) + summary)
 
 
 class SummaryMixingLite(nn.Module):

@@ -18,7 +18,7 @@ LAYERS = [
     # torch: audio, features, model
     "containers audio_checks audio_data audio_scan chunks windows transcoding",
     "features masking tokenizer depthwise subsampling losses schedules",
-    "waveforms",
+    "portable_log_mel waveforms",
     "whitening hidden_states",
     "resampling audio_stream decoding recordings",
     "crossfade feature_files feature_rows",
@@ -26,7 +26,7 @@ LAYERS = [
     # an encoder loads itself; pretrained reaches the layers by name only
     "description hub weights architecture pretrained",
     "encoder model token_store full_context",
-    "adapters mert",
+    "adapters mert torch_export onnx_weights onnx_export onnx_encoder",
     # data
     "segment_index segments sampling training_statistics",
     "preparation manifests song_manifests shards shard_writing shard_sets",
@@ -43,7 +43,7 @@ LAYERS = [
     "results_page results",
     "cell_averages track_cells music_map previews explore_page",
     # command lines
-    "run_facts model_card extract export table explore",
+    "run_facts model_card extract export export_graph table explore",
     # the public names, imported on demand
     "__init__",
 ]

@@ -15,7 +15,10 @@ ARGUMENTS = {
     "gpu": ["--device", "cpu"],
     "embedding": ["--seconds", "2"],
 }
-HELPERS = {"networks", "side_by_side", "steps", "gpu_cases", "gpu_checks"}
+HELPERS = {
+    *("networks", "side_by_side", "steps", "gpu_cases", "gpu_checks"),
+    "compression_probes",
+}
 SCRIPTS = sorted(
     path.stem
     for path in (ROOT / "benchmarks").glob("*.py")
@@ -45,7 +48,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_there_is_a_script_for_each_question():
-    assert len(SCRIPTS) == 12
+    assert len(SCRIPTS) == 13
     for name in SCRIPTS:
         source = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
         assert f"    python benchmarks/{name}.py" in source

@@ -17,13 +17,15 @@ from pathlib import Path
 
 import compression_probes
 import networks
+import onnx
+import onnx_ir
 import side_by_side as bench
 import torch
 
 from muselq_modules.audio_data import read_segment
 from muselq_modules.onnx_encoder import OnnxEncoder
 from muselq_modules.onnx_export import export_onnx
-from muselq_modules.onnx_weights import WEIGHTS
+from muselq_modules.onnx_weights import WEIGHTS, store_weights
 from muselq_modules.weights import halve, read_weights, write_weights
 
 # Name -> stored as float16, and type in memory.
@@ -70,8 +72,10 @@ def make_forms(encoder, folder):
         loaded = copy.deepcopy(encoder)
         loaded.load_state_dict(read_weights(file), strict=True)
         forms[name] = Form(file, loaded.to(computed).eval())
+    traced = export_onnx(encoder, folder / "fp32.onnx")
     for weights in WEIGHTS:
-        file = export_onnx(encoder, folder / f"{weights}.onnx", weights=weights)
+        file = folder / f"{weights}.onnx"
+        onnx.save(store_weights(onnx_ir.load(traced), weights), file)
         forms[f"ONNX {weights}"] = Form(file, OnnxEncoder(file))
     return forms
 
@@ -115,10 +119,13 @@ def main(argv=None):
         argv,
         pretrained=("", "encoder: run folder, exported folder or Hub id"),
         songs=(str(networks.SAMPLES), "folder of music"),
+        clips=(12, "of 30 s, whose states are compared"),
         tasks=("", "recipe's YAML=data folder, separated by commas"),
         probe=("{}", "--probe of the recipes"),
     )
-    seconds, n_clips = (1.0, 2) if arguments.quick else (30.0, 12)
+    seconds, n_clips = 30.0, arguments.clips
+    if arguments.quick:
+        seconds, n_clips = 1.0, 2
     encoder = networks.load_encoder(arguments.pretrained, arguments.quick)
     encoder.requires_grad_(False)
     work = arguments.output_folder / "compression"

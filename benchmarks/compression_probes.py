@@ -47,7 +47,8 @@ def scores(encoders, yaml, data_folder, work, probe="{}"):
             *("--data_folder", str(data_folder)),
             *("--pretrained", "mel", "--output_folder", str(work)),
             *("--probe", probe),
-        ]
+        ],
+        data_must_exist=False,
     )
     hparams = experiment.hparams
     metric = hparams["metrics"][0]
@@ -70,10 +71,14 @@ def scores(encoders, yaml, data_folder, work, probe="{}"):
         return train_frozen(layer, splits, cache, setup).predictions
 
     for name, encoder in encoders.items():
-        layers = [encoder.n_layers]
-        folder = work / "embeddings"
         caches[name] = embed(
-            encoder, windows, hparams["data_folder"], folder, layers, batch_s=60
+            encoder,
+            windows,
+            hparams["data_folder"],
+            work / "embeddings",
+            [encoder.n_layers],
+            batch_s=hparams["probe"]["embed_batch_s"],
+            workers=hparams["probe"]["workers"],
         )
         predictions = probed(splits, caches[name])
         own[name] = score(metric, splits["test"], predictions)

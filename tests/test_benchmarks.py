@@ -10,10 +10,15 @@ import torch
 pytest.importorskip("transformers")
 
 ROOT = Path(__file__).parents[1]
+TIMBRE = ROOT / "recipes" / "template" / "hparams" / "timbre.yaml"
 # What --quick cannot do without: the rest are defaults.
 ARGUMENTS = {
     "gpu": ["--device", "cpu"],
     "embedding": ["--seconds", "2"],
+    "compression": [
+        *("--tasks", f"{TIMBRE}={{folder}}/tones"),
+        *("--probe", "{{seeds: 1, epochs: 2, workers: 0}}"),
+    ],
 }
 HELPERS = {
     *("networks", "side_by_side", "steps", "gpu_cases", "gpu_checks"),
@@ -36,7 +41,8 @@ def run(tmp_path, monkeypatch):
         module = __import__(name)
         arguments = ["--quick", "--repetitions", "1"]
         arguments += ["--output_folder", str(tmp_path)]
-        module.main(arguments + ARGUMENTS.get(name, []))
+        given = [x.format(folder=tmp_path) for x in ARGUMENTS.get(name, [])]
+        module.main(arguments + given)
         (path,) = tmp_path.glob("*.json")
         assert path.with_suffix(".png").stat().st_size > 1000
         return json.loads(path.read_text())
@@ -68,6 +74,15 @@ def test_runs(run, name, capsys):
         assert all(
             0 <= r["metrics"]["template timbre"] <= 1 for r in found["runs"]
         )
+    if name == "compression":
+        sizes, distances = found["bytes"], found["fidelity"]
+        assert len(sizes) == 6 and sizes["ONNX int8"] < sizes["ONNX fp16"]
+        assert distances["ONNX fp32"]["relative_error"] < 1e-4
+        assert distances["ONNX fp16"]["relative_error"] < 1e-2
+        assert 1e-3 < distances["ONNX int8"]["relative_error"] < 0.2
+        for scored in found["scores"]["timbre"].values():
+            assert scored.keys() == sizes.keys()
+            assert all(0 <= x["mean"] <= 1 for x in scored.values())
     if name == "probing":
         assert found["same_metric"]
         assert found["largest_weight_difference"] < 1e-4

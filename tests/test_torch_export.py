@@ -72,8 +72,8 @@ def test_empty_bands():
     exact = exact_decibels(wav, log_mel)
     fft = (log_mel.decibels(wav) - exact).abs().max()
     products = (PortableLogMel(log_mel)(wav) - exact).abs().max()
-    assert fft > 1.0  # decibels: a difference that is no fault of the graph
-    assert products < fft / 3
+    # Decibels: what the graph differs by is then no fault of its own.
+    assert products < max(fft / 3, 1e-2)
 
 
 def check(run, encoder, layers, shapes=SHAPES):

@@ -46,11 +46,10 @@ def main(argv=None):
         return run
 
     runs = {name: runner(embed) for name, embed in embedders.items()}
-    seconds = bench.interleave(runs, arguments.repetitions, 90.0)
+    seconds, peaks = bench.interleave(runs, arguments.repetitions, 180.0)
     rows, record = [], {"length_s": length_s}
     for name, values in seconds.items():
-        # Another pass for the memory would double the quarter of an hour.
-        peak = bench.peak_mib(runs[name]) if min(values) < 60 else None
+        peak = peaks[name]
         against = bench.ratio(seconds, name, OURS)
         record[name] = {
             "seconds": values,

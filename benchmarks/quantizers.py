@@ -48,19 +48,18 @@ def main(argv=None):
             ("SpeechBrain", lambda: theirs(frames)),
         )
     }
-    seconds = bench.interleave(runs, arguments.repetitions)
-    memory = {name: bench.peak_mib(run) for name, run in runs.items()}
+    seconds, peaks = bench.interleave(runs, arguments.repetitions)
     rows, record = [], {}
     for name, values in seconds.items():
         against = bench.ratio(seconds, name, OURS)
         equal = float((tokens[name] == tokens[OURS]).float().mean())
         record[name] = {
             "seconds": values,
-            "peak_mib": memory[name],
+            "peak_mib": peaks[name],
             "against_ours": against,
             "equal_tokens": equal,
         }
-        peak = memory[name]
+        peak = peaks[name]
         rows.append(
             [
                 name,

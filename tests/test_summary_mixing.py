@@ -174,3 +174,16 @@ def test_cost_is_linear_in_time(kind):
     assert flops(RotarySelfAttention(64), 2000) > 20 * flops(
         RotarySelfAttention(64), 250
     )
+
+
+def test_autocast_keeps_grouped_layers_in_low_precision():
+    layer, x = (
+        GroupedLinear(HEADS, DIM, LOCAL),
+        tokens(2, 9, HEADS, DIM // HEADS),
+    )
+    expected = torch.einsum("bthi,hio->btho", x, layer.weight) + layer.bias
+    torch.testing.assert_close(layer(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)

@@ -63,7 +63,7 @@ def interleave(cases, repetitions, budget_s=60.0):
 
     Each runs first for its memory. That run counts when it takes `SLOW_S` or
     more, or else is a warm-up. When the first round takes more than
-    ``budget_s``, only those of less than a tenth of that run again.
+    ``budget_s``, only those run again that took less than a sixth of it.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def interleave(cases, repetitions, budget_s=60.0):
         seconds[name] = [first]
     names, spent = list(cases), sum(values[0] for values in seconds.values())
     if spent > budget_s:
-        names = [n for n in names if seconds[n][0] < budget_s / 10]
+        names = [n for n in names if seconds[n][0] < spent / 6]
         budget_s = 2 * spent
     for number in range(1, repetitions):
         if spent > budget_s or not names:

@@ -27,8 +27,8 @@ def main(argv=None):
     theirs.CB.copy_(ours.codebook)
 
     def distances():
-        projected = torch.nn.functional.normalize(frames @ ours.projection)
-        projected = projected.flatten(0, 1)
+        projected = (frames @ ours.projection).flatten(0, 1)
+        projected = torch.nn.functional.normalize(projected, dim=-1)
         return torch.cdist(projected, ours.codebook).argmin(dim=-1)
 
     tokens = {}

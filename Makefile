@@ -44,8 +44,10 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 benchmarks: $(VENV)/ready
-	for script in mixing_cells quantizers front_ends embedding training_step \
-			loader probing cost "embedding --seconds 300 --against MERT-330-shaped"; do \
+	for script in mixing_cells depthwise quantizers front_ends embedding training_step \
+			loader probing cost compression "embedding --seconds 300 --against MERT-330-shaped" \
+			"context --pretrained pretrained/brn_summary_tiny" \
+			"long_files --pretrained pretrained/brn_summary_tiny --minutes 2,20"; do \
 		set -- $$script; name=$$1; shift; \
 		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py "$$@" || exit 1; \
 	done

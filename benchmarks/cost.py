@@ -23,6 +23,7 @@ PAPER_MILLIONS = {
     "cnf_attention": 330,
     "cnf_attention_small": 95,
 }
+OURS = "brn_summary"  # the first that is counted
 RESIDUAL = ", residual front end"
 
 
@@ -71,11 +72,13 @@ def main(argv=None):
                 f"{parameters / 1e6:.1f} M",
                 f"{paper} M" if paper else "",
                 f"{flop / 1e9:.0f} GFLOP",
+                f"{flop / record[OURS]['flop']:.2f}x",
                 f"{3 * flop / 1e12:.2f} TFLOP",
                 f"{hours:.0f}",
             ]
         )
-    header = ["file", "parameters", "paper", "forward", "training", "GPU hours"]
+    header = ["file", "parameters", "paper", "forward", "against ours"]
+    header += ["training", "GPU hours"]
     flops = {name: found["flop"] / 1e9 for name, found in record.items()}
     draw = bench.bars("GFLOP for 30 s of music, forward", flops)
     bench.report(arguments, "cost", header, rows, record, draw)

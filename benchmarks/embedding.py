@@ -2,11 +2,13 @@
 
     python benchmarks/embedding.py                  30 s
     python benchmarks/embedding.py --seconds 300    5 minutes
+    python benchmarks/embedding.py --seconds 300 --layers 1,3
 
 From waveform to the last layer, one clip, float32: our Branchformer with
 SummaryMixing against networks of the peers' shapes. `--against` names the
 peers, separated by commas; the pass over 5 minutes takes MERT a quarter of an
-hour.
+hour. With `--layers 1,3` peers run with one and with three of their layers,
+which are all alike, and what the others take is counted from the difference.
 """
 
 import networks
@@ -16,13 +18,26 @@ import torch
 OURS = "brn_summary"
 
 
-def build(name, quick):
+LAYERS = {"MusicFM-shaped": 12}  # the other peers have 24
+
+
+def build(name, quick, **size):
     """A function from waveforms to hidden states."""
     torch.manual_seed(0)
     if name not in networks.PEERS:
         encoder = networks.load_ours(name, quick)["encoder"].eval()
         return lambda wav: encoder(wav, networks.SAMPLE_RATE, layers=[-1])
-    return networks.build_peer(name, quick).eval()
+    return networks.build_peer(name, quick, **size).eval()
+
+
+def with_all_layers(seconds, name, few, many):
+    """Seconds of a peer from those with ``few`` and with ``many`` layers."""
+    return [
+        a + (b - a) / (many - few) * (LAYERS.get(name, 24) - few)
+        for a, b in zip(
+            seconds.pop(f"{name}, {few}"), seconds.pop(f"{name}, {many}")
+        )
+    ]
 
 
 def main(argv=None):
@@ -32,11 +47,20 @@ def main(argv=None):
         argv,
         seconds=(30, "length of the music"),
         against=(",".join(networks.PEERS), "peers, separated by commas"),
+        layers=("", "two depths that peers run with, such as 1,3; else all"),
     )
     length_s = 2 if arguments.quick else arguments.seconds
     wav = networks.noise(length_s)
-    names = [OURS, *arguments.against.split(",")]
-    embedders = {name: build(name, arguments.quick) for name in names}
+    peers = arguments.against.split(",")
+    depths = [int(depth) for depth in arguments.layers.split(",") if depth]
+    embedders = {OURS: build(OURS, arguments.quick)}
+    for peer in peers:
+        if not depths:
+            embedders[peer] = build(peer, arguments.quick)
+        for depth in depths:
+            embedders[f"{peer}, {depth}"] = build(
+                peer, arguments.quick, n_layers=depth
+            )
 
     def runner(embed):
         def run():
@@ -46,11 +70,14 @@ def main(argv=None):
         return run
 
     runs = {name: runner(embed) for name, embed in embedders.items()}
-    seconds = bench.interleave(runs, arguments.repetitions, 90.0)
-    rows, record = [], {"length_s": length_s}
+    seconds, peaks = bench.interleave(runs, arguments.repetitions, 180.0)
+    record = {"length_s": length_s, "layers": depths, "measured": dict(seconds)}
+    for peer in peers if depths else []:
+        peaks[peer] = peaks[f"{peer}, {depths[1]}"]
+        seconds[peer] = with_all_layers(seconds, peer, *depths)
+    rows = []
     for name, values in seconds.items():
-        # Another pass for the memory would double the quarter of an hour.
-        peak = bench.peak_mib(runs[name]) if min(values) < 60 else None
+        peak = peaks[name]
         against = bench.ratio(seconds, name, OURS)
         record[name] = {
             "seconds": values,

@@ -65,7 +65,7 @@ def main(argv=None):
         return run
 
     runs = {name: runner(module) for name, module in front_ends.items()}
-    seconds = bench.interleave(runs, arguments.repetitions)
+    seconds, peaks = bench.interleave(runs, arguments.repetitions)
     rows, record = [], {}
     for name, module in front_ends.items():
         with FlopCounterMode(display=False) as counter:
@@ -74,7 +74,7 @@ def main(argv=None):
             "parameters": sum(p.numel() for p in module.parameters()),
             "flop": counter.get_total_flops(),
             "seconds": seconds[name],
-            "peak_mib": bench.peak_mib(runs[name]),
+            "peak_mib": peaks[name],
             "against_ours": bench.ratio(seconds, name, OURS),
         }
         record[name] = found

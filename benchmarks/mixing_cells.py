@@ -111,14 +111,14 @@ def measure(networks, lengths, dim, trained, repetitions):
     limits = LONGEST_TRAINED_S if trained else LONGEST_S
     for length_s in lengths:
         functions = runs(networks, length_s, dim, trained, limits)
-        seconds = bench.interleave(functions, repetitions, 20.0)
+        seconds, peaks = bench.interleave(functions, repetitions, 40.0)
         for name, values in seconds.items():
             yield {
                 "cell": name,
                 "pass": "forward + backward" if trained else "forward",
                 "length_s": length_s,
                 "seconds": values,
-                "peak_mib": bench.peak_mib(functions[name]),
+                "peak_mib": peaks[name],
                 "against_ours": bench.ratio(seconds, name, OURS),
             }
 

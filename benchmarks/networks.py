@@ -163,9 +163,9 @@ def _no_dropout():
     return dict.fromkeys(names, 0.0)
 
 
-def build_peer(name, quick=False):
-    """One of `PEERS`, with random weights."""
-    size = dict(QUICK) if quick else {}
+def build_peer(name, quick=False, **size):
+    """One of `PEERS`, with random weights; ``n_layers`` in place of its own."""
+    size = {**(QUICK if quick else {}), **size}
     if name == "MERT-330-shaped":
         return MertPeer(**size)
     if name == "MusicFM-shaped":

@@ -27,8 +27,8 @@ def main(argv=None):
     theirs.CB.copy_(ours.codebook)
 
     def distances():
-        projected = torch.nn.functional.normalize(frames @ ours.projection)
-        projected = projected.flatten(0, 1)
+        projected = (frames @ ours.projection).flatten(0, 1)
+        projected = torch.nn.functional.normalize(projected, dim=-1)
         return torch.cdist(projected, ours.codebook).argmin(dim=-1)
 
     tokens = {}
@@ -48,19 +48,18 @@ def main(argv=None):
             ("SpeechBrain", lambda: theirs(frames)),
         )
     }
-    seconds = bench.interleave(runs, arguments.repetitions)
-    memory = {name: bench.peak_mib(run) for name, run in runs.items()}
+    seconds, peaks = bench.interleave(runs, arguments.repetitions)
     rows, record = [], {}
     for name, values in seconds.items():
         against = bench.ratio(seconds, name, OURS)
         equal = float((tokens[name] == tokens[OURS]).float().mean())
         record[name] = {
             "seconds": values,
-            "peak_mib": memory[name],
+            "peak_mib": peaks[name],
             "against_ours": against,
             "equal_tokens": equal,
         }
-        peak = memory[name]
+        peak = peaks[name]
         rows.append(
             [
                 name,

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 RESULTS = Path("results") / "benchmarks"
+# What a first call sets up does not count in that many seconds.
+SLOW_S = 5.0
 
 
 def parse(description, argv=None, **options):
@@ -57,10 +59,11 @@ def parse(description, argv=None, **options):
 
 
 def interleave(cases, repetitions, budget_s=60.0):
-    """CPU seconds of competitors that run in turns.
+    """CPU seconds and memory of competitors that run in turns.
 
-    A first round warms up and does not count, unless it alone takes
-    ``budget_s``; then it is the measurement.
+    Each runs first for its memory. That run counts when it takes `SLOW_S` or
+    more, or else is a warm-up. When the first round takes more than
+    ``budget_s``, only those run again that took less than a sixth of it.
 
     Parameters
     ----------
@@ -73,23 +76,47 @@ def interleave(cases, repetitions, budget_s=60.0):
 
     Returns
     -------
-    dict
-        Name -> list of seconds, one a round.
+    dict, dict
+        Name -> list of seconds, one a round; name -> peak in MiB, or None.
+
+    Example
+    -------
+    >>> seconds, _ = interleave({"a": lambda: None, "b": lambda: None}, 3)
+    >>> len(seconds["a"]), len(seconds["b"])
+    (3, 3)
     """
-    warm_up = {name: cpu_seconds(run) for name, run in cases.items()}
-    spent = sum(warm_up.values())
-    seconds = {name: [] for name in cases}
+    seconds, peaks = {}, {}
+    for name, run in cases.items():
+        first, peaks[name] = _first(run)
+        seconds[name] = [first]
+    names, spent = list(cases), sum(values[0] for values in seconds.values())
     if spent > budget_s:
-        return {name: [value] for name, value in warm_up.items()}
-    names = list(cases)
-    for number in range(repetitions):
-        if number and spent > budget_s:
+        names = [n for n in names if seconds[n][0] < spent / 6]
+        budget_s = 2 * spent
+    for number in range(1, repetitions):
+        if spent > budget_s or not names:
             break
         # Nobody always runs behind the same neighbour.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             seconds[name].append(cpu_seconds(cases[name]))
             spent += seconds[name][-1]
-    return seconds
+    return seconds, peaks
+
+
+def _first(run):
+    """CPU seconds and peak MiB of a function that is slow, or warm."""
+    found = []
+
+    def timed():
+        found.append(cpu_seconds(run))
+
+    peak = peak_mib(timed)
+    if found[0] < SLOW_S:
+        # The libraries that a first call loads are not its memory.
+        peak = peak_mib(timed)
+        timed()
+    return found[-1], peak
 
 
 def cpu_seconds(run):
@@ -102,12 +129,18 @@ def cpu_seconds(run):
 def ratio(seconds, slow, fast):
     """How many times as long `slow` takes: (median, least, most).
 
+    One that ran in one round only is compared with all rounds of the other.
+
     Example
     -------
     >>> ratio({"a": [4.0, 9.0, 6.0], "b": [2.0, 3.0, 2.0]}, "a", "b")
     (3.0, 2.0, 3.0)
+    >>> ratio({"a": [12.0], "b": [2.0, 4.0, 3.0]}, "a", "b")
+    (4.0, 3.0, 6.0)
     """
-    rounds = [a / b for a, b in zip(seconds[slow], seconds[fast])]
+    a, b = seconds[slow], seconds[fast]
+    n = max(len(a), len(b))
+    rounds = [x / y for x, y in zip(a * (n // len(a)), b * (n // len(b)))]
     return statistics.median(rounds), min(rounds), max(rounds)
 
 
@@ -117,7 +150,7 @@ def as_times(ratios):
     Example
     -------
     >>> as_times((3.0, 2.04, 3.2))
-    '3.0x [2.0, 3.2]'
+    '3x [2.04, 3.2]'
     """
     return "{:.3g}x [{:.3g}, {:.3g}]".format(*ratios)
 

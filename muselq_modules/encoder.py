@@ -218,6 +218,9 @@ class MusicEncoder(nn.Module):
             self.norm.weight.device,
         )
         n_tokens = (n_samples // self.token_samples).clamp_min(1)
+        if lengths is not None and not torch.compiler.is_compiling():
+            if int(n_samples.min()) == wav.shape[1]:
+                lengths = None  # nothing is padded: no mask
         if wav.shape[1] < self.token_samples:
             missing = self.token_samples - wav.shape[1]
             wav = nn.functional.pad(wav, (0, missing))

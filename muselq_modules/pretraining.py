@@ -156,18 +156,24 @@ class PretrainBrain(sb.Brain):
         self.optimizer_step += 1
         step = self.optimizer_step
         requests = [self._checkpoint_due(), self.stop_signal is not None]
-        totals = self.sums.reduce(requests)
         parameters = [
             p for group in self.optimizer.param_groups for p in group["params"]
         ]
         gradients = [p.grad for p in parameters if p.grad is not None]
+        # The host waits for the device here, once a step, and gets the norm
+        # (the same on all ranks) with the sums.
+        totals, norm = self.sums.reduce(
+            requests, torch.nn.utils.get_total_norm(gradients)
+        )
         # Gradients so far: mean over ranks of sums over tokens, divided by a
-        # constant. Wanted: the mean over the masked tokens of all ranks.
+        # constant. Wanted: the mean over the masked tokens of all ranks. The
+        # same multiplication clips them.
         scale = self.world_size * self.n_tokens / max(1.0, totals.n_masked)
-        torch._foreach_mul_(gradients, scale)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        norm *= scale
+        clip = min(1.0, self.max_grad_norm / (norm + 1e-6))
+        torch._foreach_mul_(gradients, scale * clip)
         learning_rate = self.schedule(step)
-        finite = math.isfinite(totals.loss) and math.isfinite(float(norm))
+        finite = math.isfinite(totals.loss) and math.isfinite(norm)
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -176,7 +182,7 @@ class PretrainBrain(sb.Brain):
         else:
             self._skip_step(step)
         self.optimizer.zero_grad(set_to_none=True)
-        self._record_step(totals, float(norm), learning_rate, not finite)
+        self._record_step(totals, norm, learning_rate, not finite)
         self.sums.reset()
         self.save_now, self.stop_now = totals.requests
         self._count_bad_segments(int(totals.n_bad))
@@ -374,7 +380,7 @@ class PretrainBrain(sb.Brain):
         """After validation: reduce over the ranks, log, save."""
         if stage != sb.Stage.VALID:
             return
-        totals = self.sums.reduce([self.stop_signal is not None])
+        totals, _ = self.sums.reduce([self.stop_signal is not None])
         self.sums.reset()
         if any(totals.requests):  # the resumed run begins with the validation
             self.save()

@@ -88,9 +88,10 @@ class StepSums:
     >>> batch = SegmentBatch(None, torch.tensor([48000]), [0], [7], [])
     >>> one = torch.tensor(1.0)
     >>> sums.add(torch.tensor([3, 3]), 2 * one, 4 * one, one, batch)
-    >>> record = sums.reduce([False, True]).as_record()
-    >>> record["loss"], record["masked_accuracy"], record["token_perplexity"]
-    (3.0, 0.5, 1.0)
+    >>> totals, norm = sums.reduce([False, True], torch.tensor(0.5))
+    >>> record = totals.as_record()
+    >>> record["loss"], record["masked_accuracy"], norm
+    (3.0, 0.5, 0.5)
     """
 
     def __init__(
@@ -142,17 +143,20 @@ class StepSums:
         ]
         return bad or [e for _, batch in self._micro_batches for e in batch]
 
-    def reduce(self, requests):
-        """Sum over the ranks.
+    def reduce(self, requests, common=0.0):
+        """Sum over the ranks, and give the host what it asks for.
 
         Parameters
         ----------
         requests : list of bool
             What this rank asks all ranks to do.
+        common : torch.Tensor or float
+            A number that all ranks have, which travels with the sums.
 
         Returns
         -------
-        StepTotals
+        StepTotals, float
+            The sums, and ``common``.
         """
         self.values[AUDIO_S] = self._audio_s
         self.values[N_BAD] = self._n_bad
@@ -160,14 +164,16 @@ class StepSums:
         everything = torch.cat([self.values, asked, self.tokens])
         if distributed.is_initialized():
             distributed.all_reduce(everything)
-        everything = everything.cpu()
+        common = torch.as_tensor(common).to(everything).reshape(1)
+        everything = torch.cat([everything, common]).cpu()
         sums = everything[:N_SUMS].tolist()
         stop = N_SUMS + len(requests)
-        tokens = everything[stop:]
-        return StepTotals(
+        tokens = everything[stop:-1]
+        totals = StepTotals(
             *sums,
             requests=[value > 0 for value in everything[N_SUMS:stop].tolist()],
             health=token_health(tokens),
             majority_share=float(tokens[self.majority_token])
             / max(1.0, float(tokens.sum())),
         )
+        return totals, float(everything[-1])

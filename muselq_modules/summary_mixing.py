@@ -15,13 +15,18 @@ W_f f + W_s s_bar, the second term once a clip instead of once a token; and
 without padding no mask is built.
 
 ``branches`` (f and s) and ``combine`` (c) look at one token each, and
-``forward`` is made of them: `full_context` calls them block by block on
-recordings that do not fit into memory.
+``forward`` is made of them: on a CPU, without gradients, block by block on
+clips that are too long for its caches, where time would grow faster than
+length; and `full_context` calls them on recordings that do not fit into memory.
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+# The hidden features of a block stay in the caches of a core, and their memory
+# is used again for the next block instead of being asked of the system.
+CPU_BLOCK_TOKENS = 1024
 
 
 def summarise(values, padding_mask=None):
@@ -40,6 +45,48 @@ def summarise(values, padding_mask=None):
     count = valid.sum(dim=1, keepdim=True).clamp_min(1).float()
     weights = (valid / count).to(values.dtype)
     return torch.bmm(weights.unsqueeze(1), values)
+
+
+def summarise_branches(mixer, x, padding_mask=None):
+    """f of each token, in blocks of time, and the mean of s of all.
+
+    Parameters
+    ----------
+    mixer : SummaryMixing or SummaryMixingLite
+        Its ``branches`` are taken.
+    x : torch.Tensor
+        Tokens [batch, time, dim].
+    padding_mask : torch.Tensor, optional
+        bool [batch, time], True where padded.
+
+    Returns
+    -------
+    list, torch.Tensor
+        Blocks of f [batch, block, local_dim], and [batch, 1, summary_dim].
+    """
+    # The length last: a graph that is traced has none to compare.
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or x.device.type != "cpu"
+        or x.shape[1] <= CPU_BLOCK_TOKENS
+    ):
+        local, values = mixer.branches(x)
+        return [local], summarise(values, padding_mask)
+    blocks, total, count = [], 0.0, 0
+    for start in range(0, x.shape[1], CPU_BLOCK_TOKENS):
+        block, mask = slice(start, start + CPU_BLOCK_TOKENS), None
+        local, values = mixer.branches(x[:, block])
+        blocks.append(local)
+        n_valid = values.shape[1]
+        if padding_mask is not None:
+            mask = padding_mask[:, block]
+            n_valid = (~mask).sum(dim=1).view(-1, 1, 1)
+        total = total + n_valid * summarise(values, mask).float()
+        count = count + n_valid
+    if padding_mask is not None:
+        count = count.clamp_min(1)
+    return blocks, (total / count).to(values.dtype)
 
 
 class GroupedLinear(nn.Module):
@@ -88,7 +135,11 @@ class GroupedLinear(nn.Module):
                 for i, part in enumerate(parts)
             ]
             return torch.stack(x, dim=2)
-        return torch.einsum("bthi,hio->btho", x, self.weight) + self.bias
+        parts = x.flatten(0, 1).transpose(0, 1)
+        # In one operation the bias costs no further pass, and under autocast
+        # it does not turn the product into float32.
+        product = torch.baddbmm(self.bias.unsqueeze(1), parts, self.weight)
+        return product.transpose(0, 1).unflatten(0, x.shape[:2])
 
 
 class SummaryMixing(nn.Module):
@@ -144,8 +195,9 @@ class SummaryMixing(nn.Module):
         torch.Tensor
             [batch, time, dim].
         """
-        local, values = self.branches(x)
-        return self.combine(local, summarise(values, padding_mask))
+        blocks, summary = summarise_branches(self, x, padding_mask)
+        mixed = [self.combine(local, summary) for local in blocks]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
 
     def branches(self, x):
         """f and s of each token: [batch, time, local_dim and summary_dim]."""
@@ -193,8 +245,8 @@ class SummaryMixingLite(nn.Module):
 
     def forward(self, x, padding_mask=None):
         """[batch, time, dim] -> [batch, 1, dim]."""
-        local, values = self.branches(x)
-        return self.combine(local, summarise(values, padding_mask))
+        _, summary = summarise_branches(self, x, padding_mask)
+        return self.combine(None, summary)
 
     def branches(self, x):
         """No f, and s of each token [batch, time, dim]."""

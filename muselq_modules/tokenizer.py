@@ -106,11 +106,17 @@ class RandomProjectionTokenizer(nn.Module):
             # The length of A x does not change which code is nearest, so it
             # is not divided out.
             projected = flat @ self.projection
-            tokens = [
-                (part @ self.codebook.T).argmax(dim=-1)
-                for part in projected.split(chunk)
-            ]
-        return torch.cat(tokens).reshape(frames.shape[:-1])
+            tokens = flat.new_empty(len(flat), dtype=torch.long)
+            # One piece of memory for all chunks: with a new one for each, most
+            # of the time would go into asking the system for it.
+            products = flat.new_empty(min(chunk, len(flat)), self.codebook_size)
+            for part, chosen in zip(
+                projected.split(chunk), tokens.split(chunk)
+            ):
+                product = products[: len(part)]
+                torch.mm(part, self.codebook.T, out=product)
+                torch.argmax(product, dim=-1, out=chosen)
+        return tokens.reshape(frames.shape[:-1])
 
 
 def token_health(counts):

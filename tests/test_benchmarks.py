@@ -1,5 +1,6 @@
 """Every benchmark runs, at its quick setting, and writes what it says."""
 
+import doctest
 import json
 import sys
 from pathlib import Path
@@ -53,9 +54,18 @@ def run(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_helpers_do_as_they_say(run):
+    assert doctest.testmod(__import__("side_by_side")).failed == 0
+
+
 def test_there_is_a_script_for_each_question():
-    assert len(SCRIPTS) == 13
+    assert len(SCRIPTS) == 14
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    without_gpu = makefile.split("benchmarks: ")[1].split("chaos:")[0]
     for name in SCRIPTS:
+        # One needs a GPU, one hours and a folder of music.
+        elsewhere = name in ("gpu", "front_end_training")
+        assert elsewhere or name in without_gpu
         source = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
         assert f"    python benchmarks/{name}.py" in source
 
@@ -66,6 +76,10 @@ def test_runs(run, name, capsys):
     output = capsys.readouterr().out
     assert found["machine"]["cpu"] and found["quick"]
     assert "\n|---|" in output and found["machine"]["torch"] in output
+    if name == "depthwise":
+        cases = [found[key] for key in found if "forward" in key]
+        assert len(cases) == 8
+        assert all(case["largest_difference"] < 1e-5 for case in cases)
     if name == "quantizers":
         assert found["SpeechBrain"]["equal_tokens"] == 1.0
     if name == "front_end_training":

@@ -119,3 +119,19 @@ def test_very_short_clips_work(kinds, seconds):
         assert state.shape == (2, n_tokens, 24)
         assert state.isfinite().all()
     assert output.lengths.tolist() == [n_tokens] * 2
+
+
+def test_no_mask_is_built_when_lengths_are_whole(monkeypatch):
+    encoder, masks = small_encoder(mixer="attention"), []
+    encode = encoder.encode
+
+    def keep(mels, padding_mask, layers):
+        masks.append(padding_mask)
+        return encode(mels, padding_mask, layers)
+
+    monkeypatch.setattr(encoder, "encode", keep)
+    wav = clips()[0].expand(2, -1)
+    whole = encoder(wav, 24000, torch.ones(2)).hidden_states[-1]
+    encoder(wav, 24000, torch.tensor([1.0, 0.5]))
+    assert masks[0] is None and masks[1].any()
+    assert torch.equal(whole, encoder(wav, 24000).hidden_states[-1])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import tarfile
 from pathlib import Path
@@ -198,6 +199,39 @@ def test_other_shards_are_not_overwritten(songs, shards, tmp_path):
         write_all(songs / "manifest", songs / "music", SMALL_GB)
     with pytest.raises(UserError, match="holds no finished manifest"):
         write_all(tmp_path, tmp_path / "shards", SMALL_GB)
+
+
+def test_command_line(songs, shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "pretrain"))
+    import shard
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["shard.py", *map(str, arguments)])
+        try:
+            shard.main()
+        except SystemExit as end:
+            assert end.code not in (None, 0)
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    place = ["--shard_folder", shards]
+    told = call("--manifest_folder", songs / "flac_manifest", *place)
+    assert "another manifest or size" in told
+    whole = ["--manifest_folder", songs / "flac_manifest", "--shard_gb"]
+    index = json.loads((shards / "index.json").read_text())["splits"]["train"]
+    told = call(*whole, SMALL_GB, *place)
+    assert f"train: {index['songs']} songs" in told
+    assert "as they were written" in call("--verify", "--workers", 1, *place)
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    name = index["shards"][0]["name"]
+    damaged = bytearray((copy / name).read_bytes())
+    damaged[5000] ^= 1
+    (copy / name).write_bytes(damaged)
+    told = call("--verify", "--workers", 1, "--shard_folder", copy)
+    assert "1 shards" in told and name in told
+    assert "--manifest_folder is missing" in call(*place)
+    assert "give a size above 0" in call(*whole, 0, *place)
 
 
 # ----------------------------------------------------------------- reading

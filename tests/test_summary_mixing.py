@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from muselq_modules import summary_mixing
 from muselq_modules.attention import RotarySelfAttention
 from muselq_modules.summary_mixing import (
     GroupedLinear,
@@ -75,6 +76,28 @@ def test_padding_is_no_part_of_the_summary(mixer):
     torch.testing.assert_close(mixed[0], slow(mixer, x[0]))
     torch.testing.assert_close(mixed[1, :5], slow(mixer, x[1, :5]))
     assert not torch.allclose(mixer(x)[1, :5], mixed[1, :5], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [SummaryMixing, SummaryMixingLite])
+@pytest.mark.parametrize("lengths", [None, [23, 23], [23, 9], [4, 0]])
+@pytest.mark.parametrize("block", [1, 5, 22])
+def test_blocks_of_long_clips_change_nothing(kind, lengths, block, monkeypatch):
+    mixer, x = redraw(kind(DIM, HEADS), 0.5), tokens(2, 23, DIM)
+    mask = None if lengths is None else padding(lengths, 23)
+    whole = mixer(x, mask)
+    monkeypatch.setattr(summary_mixing, "CPU_BLOCK_TOKENS", block)
+    calls, branches = [], mixer.branches
+    monkeypatch.setattr(
+        mixer, "branches", lambda x: calls.append(x.shape[1]) or branches(x)
+    )
+    assert torch.equal(mixer(x, mask), whole)  # with gradients: at once
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x, mask), whole)
+    assert calls == [
+        23,
+        *[block] * (23 // block),
+        *[23 % block] * (23 % block > 0),
+    ]
 
 
 def test_lite_is_the_mean_of_s():
@@ -151,3 +174,16 @@ def test_cost_is_linear_in_time(kind):
     assert flops(RotarySelfAttention(64), 2000) > 20 * flops(
         RotarySelfAttention(64), 250
     )
+
+
+def test_autocast_keeps_grouped_layers_in_low_precision():
+    layer, x = (
+        GroupedLinear(HEADS, DIM, LOCAL),
+        tokens(2, 9, HEADS, DIM // HEADS),
+    )
+    expected = torch.einsum("bthi,hio->btho", x, layer.weight) + layer.bias
+    torch.testing.assert_close(layer(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.02)

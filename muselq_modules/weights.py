@@ -4,7 +4,6 @@ The file is a header and raw numbers: nothing in it can run. Its header is
 compared with the described layers before a byte of memory is taken for them.
 """
 
-import os
 import struct
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import whole_file
 
 # A header has about 100 bytes a tensor; the library would take 100 MB.
 MAX_HEADER_BYTES = 2**22
@@ -36,12 +36,8 @@ def write_weights(state, path):
     """
     path = Path(path)
     state = {name: t.contiguous().cpu() for name, t in state.items()}
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "wb") as file:
+    with whole_file(path, "wb") as file:
         file.write(save(state, {"format": "pt"}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def halve(state):

@@ -35,7 +35,7 @@ def train_with(brain_class, arguments):
 
 
 def planted(kind, *arguments):
-    """Train with a NaN or infinity in every tenth loss or gradient."""
+    """Train with something in every tenth step: ``kind`` says what."""
     from muselq_modules.pretraining import PretrainBrain
 
     class Brain(PretrainBrain):
@@ -44,6 +44,19 @@ def planted(kind, *arguments):
             if step % 10 or not self.modules.training:
                 return 0.0
             return math.nan if step % 20 else math.inf
+
+        def compute_forward(self, batch, stage):
+            draw = self.masker.masking.draw
+            if self._poison() and kind == "waveforms":
+                batch.wav[0, 1000:1100] = self._poison()
+            if self._poison() and kind == "silence":
+                batch.wav.zero_()
+            if self._poison() and kind == "masks":
+                self.masker.masking.draw = lambda *a: draw(*a) & False
+            try:
+                return super().compute_forward(batch, stage)
+            finally:
+                self.masker.masking.draw = draw
 
         def compute_objectives(self, predictions, batch, stage):
             loss = super().compute_objectives(predictions, batch, stage)
@@ -61,21 +74,6 @@ def planted(kind, *arguments):
     assert all(torch.isfinite(p).all() for p in brain.model.parameters())
     state = brain.optimizer.state_dict()["state"].values()
     assert all(torch.isfinite(v["exp_avg"]).all() for v in state)
-
-
-def silent(*arguments):
-    """Train on batches of which every other is digital silence."""
-    from muselq_modules import segments
-
-    read = segments.SegmentManifest.read
-
-    def quiet(self, segment, *rest):
-        wav = read(self, segment, *rest)
-        return torch.zeros_like(wav) if segment % 2 else wav
-
-    segments.SegmentManifest.read = quiet
-    brain = train_with(None, list(arguments))
-    assert all(torch.isfinite(p).all() for p in brain.model.parameters())
 
 
 def options(place, folder, **more):
@@ -98,13 +96,23 @@ def log_of(folder):
     return [r for r in records if r["kind"] == "train"]
 
 
+TENTHS = list(range(10, STEPS + 1, 10))
+
+
+def plant(place, folder, kind):
+    """Records of 200 steps with something in every tenth."""
+    arguments = [kind, *options(place, folder)]
+    runs.finish(place, "chaos.arithmetic:planted", arguments)
+    records = log_of(folder)
+    assert len(records) == STEPS
+    return records
+
+
 @fault("NaN and infinity in the loss, 200 steps", times=1, quick=0)
 def nan_loss(place, folder, number, total, kind="loss"):
     """Each is skipped; weights and moments stay finite."""
-    arguments = [kind, *options(place, folder)]
-    runs.finish(place, "chaos.arithmetic:planted", arguments)
-    skipped = [r["step"] for r in log_of(folder) if r["skipped"]]
-    assert skipped == list(range(10, STEPS + 1, 10)), skipped
+    records = plant(place, folder, kind)
+    assert [r["step"] for r in records if r["skipped"]] == TENTHS
 
 
 @fault("NaN and infinity in a gradient, 200 steps", times=1, quick=0)
@@ -113,7 +121,13 @@ def nan_gradient(place, folder, number, total):
     nan_loss(place, folder, number, total, "gradient")
 
 
-@fault("NaN and infinity in audio, 200 steps", times=1, quick=1)
+@fault("NaN and infinity in waveforms, 200 steps", times=1, quick=0)
+def nan_waveforms(place, folder, number, total):
+    """Past all that looks at audio: as in the loss."""
+    nan_loss(place, folder, number, total, "waveforms")
+
+
+@fault("NaN and infinity in audio files, 200 steps", times=1, quick=1)
 def nan_audio(place, folder, number, total):
     """Files that were replaced after they were checked are left out."""
     music, steps = folder / "music", STEPS if total == 1 else 20
@@ -148,12 +162,21 @@ def nan_audio(place, folder, number, total):
     assert "NaN or infinite samples" in output
 
 
-@fault("silence in half of the segments, 200 steps", times=1, quick=0)
+@fault("batches of nothing but silence, 200 steps", times=1, quick=0)
 def silence(place, folder, number, total):
     """Losses stay finite."""
-    runs.finish(place, "chaos.arithmetic:silent", options(place, folder))
-    records = log_of(folder)
-    assert len(records) == STEPS and not any(r["skipped"] for r in records)
+    records = plant(place, folder, "silence")
+    assert not any(r["skipped"] for r in records)
+    assert all(math.isfinite(r["loss"]) for r in records)
+
+
+@fault("batches in which nothing is masked, 200 steps", times=1, quick=0)
+def nothing_masked(place, folder, number, total):
+    """Steps without a gradient, not failures."""
+    records = plant(place, folder, "masks")
+    assert not any(r["skipped"] for r in records)
+    empty = [r["step"] for r in records if r["masked_tokens"] == 0]
+    assert empty == TENTHS
 
 
 @fault("bf16 beside fp32, 200 steps: losses within 2 %", times=1, quick=0)

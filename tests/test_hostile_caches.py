@@ -6,13 +6,17 @@ written is made again or told in one sentence.
 
 import json
 import os
+import shutil
 import signal
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from fake_encoder import FakeEncoder
+from small_run import make_run, save_checkpoint
+from test_untrusted import peak_megabytes, refusal
 from torch.utils.data import DataLoader
 
 from muselq_modules import manifests, training_log
@@ -20,6 +24,7 @@ from muselq_modules.embeddings import embed
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.feature_index import FeatureFolder
 from muselq_modules.loaders import WorkerDied, read_batches
+from muselq_modules.pretrained import load_encoder
 from muselq_modules.probing import is_finished
 from muselq_modules.recordings import Recording
 from muselq_modules.windows import Window
@@ -146,6 +151,29 @@ def test_pickles_in_a_cache_never_run(cache, tmp_path, name):
     _, values = cache()
     assert np.array_equal(values, expected)
     assert not trap.exists()
+
+
+def test_checkpoints_that_unfold_are_refused_before_memory_is_taken(tmp_path):
+    """Packed zeros, and one number that is shown 2**40 times."""
+    folder, model = make_run(tmp_path)
+    checkpoint = save_checkpoint(folder, model, 1) / "model.ckpt"
+    load_encoder(folder)  # what the first call imports is not counted
+    packed = tmp_path / "packed"
+    with zipfile.ZipFile(checkpoint) as archive:
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, 1) as copy:
+            for entry in archive.infolist():
+                copy.writestr(entry.filename, archive.read(entry))
+            with copy.open("archive/data/999", "w") as bomb:
+                for _ in range(512):
+                    bomb.write(bytes(2**20))
+    shutil.copy(packed, checkpoint)
+    before = peak_megabytes()
+    assert "model.ckpt is damaged" in refusal(folder)
+    state = {f"encoder.{k}": v for k, v in model.encoder.state_dict().items()}
+    state["encoder.norm.bias"] = torch.ones(1, dtype=torch.half).expand(2**40)
+    torch.save(state, checkpoint)
+    assert "norm.bias has the shape" in refusal(folder)
+    assert peak_megabytes() - before < 100
 
 
 # ------------------------------------------------------- manifests and runs

@@ -35,6 +35,10 @@ SUITES = {
         ["tests/test_configuration_fuzz.py", "-k", "command_lines"],
         EXAMPLES,
     ),
+    "every key and run option, values of every kind": (
+        ["tests/test_configuration_keys.py"],
+        1,
+    ),
     "options of any words after a command": (
         ["tests/test_command_fuzz.py", "-k", "test_commands"],
         EXAMPLES,

@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from muselq_modules.audio_formats import (
     AudioFault,
     NotReached,
 )
+from muselq_modules.checksums import seal, unseal
 from muselq_modules.parallel import Crashed, run_parallel
 from muselq_modules.paths import leaves_folder
 
@@ -144,7 +144,7 @@ def scan_audio(
             if isinstance(facts, Crashed):
                 facts = {"fault": "crash: it kills the decoder"}
             elif file and "stamp" in facts:
-                file.write(_to_line({"path": path} | facts))
+                file.write(seal(json.dumps({"path": path} | facts)))
                 file.flush()
             known[path] = facts
     files, skipped = [], []
@@ -218,8 +218,8 @@ def _read_cache(root, paths, cache):
     wanted, known = set(paths), {}
     with open(cache, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            text, _, checksum = line.rstrip("\n").rpartition("\t")
-            if checksum != _checksum(text):
+            text = unseal(line)
+            if text is None:
                 continue  # the line under way when a scan was killed
             facts = json.loads(text)
             path = facts.pop("path")
@@ -230,16 +230,6 @@ def _read_cache(root, paths, cache):
         for path, facts in known.items()
         if facts["stamp"] == _stamp(Path(root, path))
     }
-
-
-def _to_line(facts):
-    """Return a line of the cache; its checksum tells a damaged one."""
-    text = json.dumps(facts)
-    return f"{text}\t{_checksum(text)}\n"
-
-
-def _checksum(text):
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 @contextlib.contextmanager

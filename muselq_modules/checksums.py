@@ -1,5 +1,6 @@
-"""Checksums of a checkpoint folder: CHECKSUMS.json, size and CRC-32 by file"""
+"""Checksums: of a line, of a file, of a folder (CHECKSUMS.json)"""
 
+import hashlib
 import json
 import os
 import zlib
@@ -23,6 +24,15 @@ def write_checksums(folder):
     (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
     for path in [*files, folder / CHECKSUMS, folder]:
         sync(path)
+
+
+def file_digest(path):
+    """Hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def crc32(path):
@@ -72,3 +82,26 @@ def sync(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def seal(text):
+    """A line with the checksum of its text, as a cache keeps it
+
+    Example
+    -------
+    >>> line = seal("text")
+    >>> unseal(line), unseal(line.replace("x", "s")), unseal(line[:-3])
+    ('text', None, None)
+    """
+    return f"{text}\t{_line_sum(text)}\n"
+
+
+def unseal(line):
+    """The text of a line that `seal` has made; None when it was damaged"""
+    text, _, checksum = line.rstrip("\n").rpartition("\t")
+    return text if checksum == _line_sum(text) else None
+
+
+def _line_sum(text):
+    # Bytes that are no UTF-8 were damaged, and read as escapes.
+    return f"{zlib.crc32(text.encode(errors='surrogateescape')):08x}"

@@ -12,9 +12,9 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_text
 
 logger = logging.getLogger(__name__)
-KEYS = ("format", "encoder", "layers", "frames", "windows")
 
 
 class EmbeddingCache:
@@ -145,14 +145,15 @@ def open_cache(folder, encoder, windows, index):
     encoder : MusicEncoder or Baseline
     windows : list of Window
     index : dict
-        What is embedded, with the keys `KEYS`.
+        What is embedded: format, encoder, layers, frames, windows.
     """
     if folder.is_dir():
         try:
             files = CacheFiles(folder)
             # Through JSON, as the file went: tuples become lists.
-            wanted = json.loads(json.dumps(index))
-            if {key: files.index[key] for key in KEYS} == wanted:
+            offsets = row_offsets(encoder, windows, index["frames"])
+            wanted = json.loads(json.dumps({**index, "offsets": offsets}))
+            if {key: files.index[key] for key in wanted} == wanted:
                 files.forget_damaged()
                 return
             reason = "the index is not that of its name"
@@ -166,18 +167,14 @@ def open_cache(folder, encoder, windows, index):
 
 def create(folder, encoder, windows, index):
     """Write an empty cache; it appears under its name only when whole."""
-    token = encoder.sample_rate / encoder.token_rate_hz
-    rows = [1] * len(windows)
-    if index["frames"]:
-        rows = [max(1, round(w.samples // token)) for w in windows]
-    offsets = np.concatenate([[0], np.cumsum(rows)]).astype(int)
+    offsets = row_offsets(encoder, windows, index["frames"])
     dim = encoder.dim
     if not index["frames"]:
         dim = getattr(encoder, "pooled_dim", encoder.dim)
     building = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
-    shape = (int(offsets[-1]), len(index["layers"]), dim)
+    shape = (offsets[-1], len(index["layers"]), dim)
     free = shutil.disk_usage(building).free
     if 4 * np.prod(shape) > free:
         raise UserError(
@@ -188,9 +185,18 @@ def create(folder, encoder, windows, index):
     _create_array(building / "values.npy", np.float32, shape)
     _create_array(building / "tokens.npy", np.int64, (len(windows),))
     _create_array(building / "sums.npy", np.uint32, (len(windows),))
-    index = {**index, "offsets": offsets.tolist()}
-    (building / "index.json").write_text(json.dumps(index), "utf-8")
+    index = {**index, "offsets": offsets}
+    write_text(building / "index.json", json.dumps(index))
     building.rename(folder)
+
+
+def row_offsets(encoder, windows, frames):
+    """First row of each window, and their number; a list of int."""
+    rows = [1] * len(windows)
+    if frames:
+        token = encoder.sample_rate / encoder.token_rate_hz
+        rows = [max(1, round(w.samples // token)) for w in windows]
+    return [0, *np.cumsum(rows).tolist()]
 
 
 def _create_array(path, dtype, shape):

@@ -14,6 +14,12 @@ DISK_ERRORS = {
     errno.EACCES: "choose a folder that you may read and write",
     errno.EPERM: "choose a folder that you may read and write",
     errno.EIO: "check the disk",
+    errno.ENOENT: "check that it is there",
+    errno.ENOTDIR: "name a folder where one belongs",
+    errno.EEXIST: "name a folder, or nothing that is there",
+    errno.EISDIR: "name a file where one belongs",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "check the links",
 }
 
 

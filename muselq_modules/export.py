@@ -11,7 +11,6 @@ it to the Hugging Face Hub, privately unless ``--public``.
 
 import argparse
 import filecmp
-import hashlib
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import ruamel.yaml
 
+from muselq_modules.checksums import file_digest
 from muselq_modules.description import to_yaml
 from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.hub import UPLOADED, parse_hub_id, require_token, upload
@@ -96,7 +96,7 @@ def export_encoder(
             stored.config,
             run_facts(run_folder, _checkpoint_step(stored.weights)),
             stated or Stated(out.resolve().name, location=out.resolve().name),
-            sha256(building / "model.safetensors"),
+            file_digest(building / "model.safetensors"),
             results,
         )
         (building / "README.md").write_text(card, "utf-8")
@@ -170,19 +170,11 @@ def _checkpoint_step(weights):
         ) from error
 
 
-def sha256(path):
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 @exits_cleanly
 def main(argv=None):
     """The command line."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m muselq_modules.export",
         description="Publish an encoder as a folder, or on the Hub.",
     )

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_json, write_text
 from muselq_modules.locks import lock_folder
 from muselq_modules.preparation import write_skipped
 
@@ -76,14 +77,17 @@ class FeatureFolder:
         )
 
     def _read_index(self):
-        records, path = {}, self._path("index.jsonl")
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        records, path, lines = {}, self._path("index.jsonl"), []
+        if path.is_file():
+            # What is no text any more was damaged, and is no JSON either.
+            lines = path.read_text("utf-8", errors="replace").splitlines()
         for line in lines:
             try:
                 record = json.loads(line)
-                if {"outputs", "stamp"} <= record.keys():
+                if {"bytes", "stamp"} <= record.keys():
+                    dict(zip(record["outputs"], record["bytes"], strict=True))
                     records[record["file"]] = record
-            except (AttributeError, KeyError, ValueError):
+            except (AttributeError, KeyError, TypeError, ValueError):
                 continue  # the line under way when a run was killed
         self._write_index(records)
         return records
@@ -91,19 +95,22 @@ class FeatureFolder:
     def _write_index(self, records):
         """One line a recording, in order, whole or not at all."""
         lines = [json.dumps(records[name]) + "\n" for name in sorted(records)]
-        self._replace("index.jsonl", "".join(lines))
-
-    def _replace(self, name, text):
-        partial = self.scratch / name
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self._path(name))
+        write_text(self._path("index.jsonl"), "".join(lines))
 
     def _check_settings(self, settings, overwrite):
         path = self._path("settings.json")
         try:
-            former = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            former = {} if not self._records else {"settings.json": "damaged"}
+            former = dict(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            former = {}
+        except (TypeError, ValueError) as error:
+            if self._records and not overwrite:
+                raise UserError(
+                    f"{path} is damaged ({error}), so that nobody knows how "
+                    "the features beside it were made: give another folder, "
+                    "or --overwrite to replace them"
+                ) from error
+            former = dict.fromkeys(settings, "damaged")
         for key in [*settings, *former]:
             old, new = (
                 _shown(values.get(key)) for values in (former, settings)
@@ -123,7 +130,7 @@ class FeatureFolder:
             self._records = {}
             self._write_index({})
             break
-        self._replace("settings.json", json.dumps(settings, indent=2) + "\n")
+        write_json(self._path("settings.json"), settings)
 
     def _remove(self, record):
         """Remove a recording's features; never a file outside the folder."""
@@ -138,8 +145,16 @@ class FeatureFolder:
         return (
             record is not None
             and record["stamp"] == recording.stamp
-            and all(self._path(name).is_file() for name in record["outputs"])
+            and all(
+                self._size(name) == size
+                for name, size in zip(record["outputs"], record["bytes"])
+            )
         )
+
+    def _size(self, name):
+        """Bytes of a file; None where there is none."""
+        path = self._path(name)
+        return path.stat().st_size if path.is_file() else None
 
     def add(self, recording, files, facts):
         """Move a recording's files to their place and note it as done.
@@ -165,7 +180,9 @@ class FeatureFolder:
                 self.skip(recording, "file name: too long with its suffix")
                 return
             outputs.append(recording.name + suffix)
-        record = {"file": recording.name, "outputs": outputs, **facts}
+        sizes = [self._size(name) for name in outputs]
+        record = {"file": recording.name, "outputs": outputs, "bytes": sizes}
+        record |= facts
         record["stamp"] = recording.stamp
         self._records[recording.name] = record
         self._index.write(json.dumps(record) + "\n")

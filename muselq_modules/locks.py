@@ -68,7 +68,8 @@ def only_one(folder, work):
         return
     with open(folder / f".{work}.lock", "a") as file:
         if not _take(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            logger.info("Waiting for another process %s %s", work, folder)
+            # A warning, for a command without logging shows nothing else.
+            logger.warning("Waiting for another process %s %s", work, folder)
             _take(file, fcntl.LOCK_EX)
         yield
 

@@ -10,8 +10,9 @@ column `group`) stands in two splits, and writes the manifests.
 import json
 from pathlib import Path
 
+from muselq_modules.checksums import file_digest
 from muselq_modules.errors import UserError
-from muselq_modules.files import write_json
+from muselq_modules.files import write_json, write_text
 from muselq_modules.locks import only_one
 from muselq_modules.preparation import (
     check_counts,
@@ -38,6 +39,11 @@ def is_prepared(manifest_folder, options):
     -------
     bool
 
+    Raises
+    ------
+    UserError
+        When one of them was changed since.
+
     Example
     -------
     >>> is_prepared("no/such/folder", {"data_folder": "/data"})
@@ -46,12 +52,31 @@ def is_prepared(manifest_folder, options):
     folder = Path(manifest_folder)
     try:
         text = (folder / "options.json").read_text(encoding="utf-8")
-        found = json.loads(text)
-    except (OSError, ValueError):
+        found = dict(json.loads(text))
+    except (OSError, TypeError, ValueError):
         return False  # not there, or damaged: prepared anew
-    return found == options and all(
-        (folder / f"{split}.csv").is_file() for split in SPLITS
-    )
+    digests = found.pop("sha256", None)
+    if found != options or not isinstance(digests, dict):
+        return False
+    there = _digests(folder)
+    changed = [name for name in there if there[name] != digests.get(name)]
+    if any(there[name] is None for name in changed):
+        return False
+    if changed:
+        raise UserError(
+            f"{folder / changed[0]} was changed since it was prepared: delete "
+            f"{folder} to prepare the data again"
+        )
+    return True
+
+
+def _digests(folder):
+    """Hex sha256 of each table by its name; None where there is none."""
+    names = [*(f"{split}.csv" for split in SPLITS), "labels.txt"]
+    return {
+        name: file_digest(folder / name) if (folder / name).is_file() else None
+        for name in names
+    }
 
 
 def write_manifests(
@@ -137,11 +162,12 @@ def write_manifests(
 
         if labels is not None:
             text = "".join(f"{label}\n" for label in labels)
-            (folder / "labels.txt").write_text(text, encoding="utf-8")
+            write_text(folder / "labels.txt", text)
         if expected is not None:
             check_counts(name, counts, expected)
         summary(files, skipped)
-        write_json(folder / "options.json", options)
+        digests = _digests(folder)
+        write_json(folder / "options.json", {**options, "sha256": digests})
 
 
 def check_groups(rows, name):

@@ -11,12 +11,12 @@ import contextlib
 import csv
 import hashlib
 import logging
-import os
 import unicodedata
 from pathlib import Path
 
 from muselq_modules.audio_scan import AudioFile, find_audio, scan_audio
 from muselq_modules.errors import UserError
+from muselq_modules.files import whole_file
 
 __all__ = [
     "AudioFile",
@@ -100,15 +100,11 @@ def write_skipped(path, skipped):
 def _write_table(path, fields, rows, delimiter=","):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
     # Names that are no valid text reach skipped.tsv with their bytes escaped.
-    with partial.open(
-        "w", encoding="utf-8", newline="", errors="backslashreplace"
-    ) as file:
+    with whole_file(path, newline="", errors="backslashreplace") as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         table.writerow(fields)
         table.writerows(rows)
-    os.replace(partial, path)
 
 
 def check_counts(name, found, expected):

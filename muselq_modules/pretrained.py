@@ -8,7 +8,6 @@ ask for more memory than its weights take.
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from muselq_modules.architecture import FORMAT, build_encoder, check
 from muselq_modules.description import describe, read_json
 from muselq_modules.errors import UserError
+from muselq_modules.files import write_text
 from muselq_modules.hub import download, parse_hub_id
 from muselq_modules.weights import fitting_weights, write_weights
 
@@ -60,9 +60,7 @@ def save_encoder(encoder, run_folder):
 def write_config(config, path):
     """Write a description as config.json, whole or not at all."""
     text = json.dumps({"format": FORMAT, **config}, indent=2) + "\n"
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, text)
 
 
 def load_encoder(

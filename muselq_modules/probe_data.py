@@ -1,6 +1,5 @@
 """From manifests to what a probe is trained on: labels, windows, features."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from muselq_modules.checksums import file_digest
 from muselq_modules.errors import UserError
 from muselq_modules.paths import leaves_folder
 from muselq_modules.preparation import read_csv
@@ -105,8 +105,7 @@ def load_split(manifest_folder, name, pipeline, hparams, encoder):
         planned = plan_windows(row, hparams["window_s"], protocol, encoder)
         windows += planned
         owner += [number] * len(planned)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Split(rows, labels, windows, np.array(owner), digest)
+    return Split(rows, labels, windows, np.array(owner), file_digest(path))
 
 
 def check_rows(rows, path):

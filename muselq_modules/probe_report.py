@@ -12,13 +12,12 @@
   counts summed over the seeds.
 """
 
-import os
-
 import numpy as np
 from sklearn import metrics as sk
 
 from muselq_modules import metrics
 from muselq_modules.bootstrap import bootstrap_interval
+from muselq_modules.files import whole_file
 from muselq_modules.preparation import write_csv
 
 
@@ -92,14 +91,13 @@ def write_tables(folder, split, predictions, names, hparams):
 
 
 def _write_arrays(path, split, predictions):
-    partial = path.with_name("predictions.tmp.npz")  # savez wants the suffix
-    np.savez_compressed(
-        partial,
-        targets=split.labels,
-        predictions=np.asarray(predictions, np.float32),
-        groups=np.asarray(split.groups, str),
-    )
-    os.replace(partial, path)
+    with whole_file(path, "wb") as file:
+        np.savez_compressed(
+            file,
+            targets=split.labels,
+            predictions=np.asarray(predictions, np.float32),
+            groups=np.asarray(split.groups, str),
+        )
 
 
 def _class_tables(split, predictions, names):

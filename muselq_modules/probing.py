@@ -236,10 +236,10 @@ def describe_run(experiment, splits, encoder):
 
 def is_finished(folder, identity):
     """Whether the run folder holds the result of these very settings."""
-    path = folder / "results.json"
-    if not path.is_file():
-        return False
-    found = json.loads(path.read_text("utf-8"))
+    try:
+        found = dict(json.loads((folder / "results.json").read_text("utf-8")))
+    except (OSError, TypeError, ValueError):
+        return False  # not there, or damaged: repeated
     # Through JSON, as the file went: tuples and YAML types become plain.
     identity = json.loads(json.dumps(identity, default=str))
     return all(found.get(key) == value for key, value in identity.items())

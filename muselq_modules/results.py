@@ -57,7 +57,7 @@ def collect(folder):
             raise UserError(
                 f"{path} is not valid JSON ({error}): repeat that run."
             ) from None
-        if "test" not in run or "encoder" not in run:
+        if not isinstance(run, dict) or not {"test", "encoder"} <= set(run):
             continue  # another program's file, or this one's own report
         run["folder"] = path.parent
         key = (run["dataset"], run["task"], *_row_key(run))
@@ -177,6 +177,7 @@ def explain(runs):
 def main(argv=None):
     """The command line."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m muselq_modules.results",
         description="Gather probe results into tables, pictures and a page.",
     )

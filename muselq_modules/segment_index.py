@@ -15,7 +15,10 @@ import shutil
 
 import numpy as np
 
-from muselq_modules.checksums import find_fault, write_checksums
+from muselq_modules.checksums import (
+    find_fault,
+    write_checksums,
+)
 from muselq_modules.errors import UserError
 from muselq_modules.locks import only_one
 from muselq_modules.paths import leaves_folder
@@ -42,15 +45,6 @@ def count_segments(n_frames, sample_rate, segment_s, min_tail_s):
     """
     whole, tail = divmod(n_frames, round(segment_s * sample_rate))
     return whole + int(tail >= round(min_tail_s * sample_rate))
-
-
-def file_digest(path):
-    """Hex sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def build_index(manifest, digest, segment_s, min_tail_s):

@@ -16,9 +16,10 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from muselq_modules.audio_data import read_segment
+from muselq_modules.checksums import file_digest
 from muselq_modules.errors import UserError
 from muselq_modules.masking import example_generator
-from muselq_modules.segment_index import build_index, file_digest
+from muselq_modules.segment_index import build_index
 
 # What a 16-bit sample counts.
 INT16_SCALE = 2.0**-15

@@ -6,29 +6,37 @@ that was interrupted goes on with the shards that are missing.
 
 import functools
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 
+from muselq_modules.checksums import file_digest, unseal
 from muselq_modules.errors import UserError
-from muselq_modules.files import write_json
+from muselq_modules.files import whole_file, write_json
+from muselq_modules.locks import lock_folder
 from muselq_modules.parallel import Crashed, run_parallel
 from muselq_modules.preparation import read_csv, write_csv
-from muselq_modules.segment_index import file_digest
 from muselq_modules.shard_writing import (
     note_path,
     plan_shards,
     write_shard,
 )
-from muselq_modules.shards import PLACE, SPLITS, read_index
+from muselq_modules.shards import (
+    PLACE,
+    SPLITS,
+    digest_if_there,
+    read_index,
+)
 from muselq_modules.song_manifests import (
     FIELDS,
     check_unchanged,
     read_summary,
 )
 from muselq_modules.transcoding import SAMPLE_RATE
+
+# What a job that was killed at its start may have left.
+OURS = {".parts", ".lock"}
 
 
 def write_all(manifest_folder, shard_folder, shard_gb=2.0, workers=None):
@@ -66,7 +74,10 @@ def write_all(manifest_folder, shard_folder, shard_gb=2.0, workers=None):
     check_unchanged(manifests, summary)
     options = {"manifest": summary["digest"], "shard_gb": shard_gb}
     _claim(folder, options)
+    if not (folder / "index.json").is_file():
+        lock_folder(folder)
     if (folder / "index.json").is_file():
+        shutil.rmtree(folder / ".parts", ignore_errors=True)
         return read_index(folder)
     splits = {}
     for split in SPLITS:
@@ -77,7 +88,7 @@ def write_all(manifest_folder, shard_folder, shard_gb=2.0, workers=None):
     index = {"sample_rate": SAMPLE_RATE, "splits": splits, "options": options}
     # Written last: with it the shards are complete.
     write_json(folder / "index.json", index)
-    shutil.rmtree(folder / ".parts")
+    shutil.rmtree(folder / ".parts", ignore_errors=True)
     return index
 
 
@@ -88,8 +99,11 @@ def _claim(folder, options):
     if (folder / "index.json").is_file():
         found = read_index(folder)["options"]
     elif (parts / "options.json").is_file():
-        found = json.loads((parts / "options.json").read_text("utf-8"))
-    elif folder.is_dir() and any(folder.iterdir()):
+        try:
+            found = json.loads((parts / "options.json").read_text("utf-8"))
+        except ValueError:
+            found = "damaged"
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - OURS:
         raise UserError(
             f"{folder} holds something else than shards: give an empty folder."
         )
@@ -99,7 +113,8 @@ def _claim(folder, options):
             "folder, or delete it."
         )
     if found is None:
-        parts.mkdir(parents=True)
+        # A job that was killed may have come as far as this.
+        parts.mkdir(parents=True, exist_ok=True)
         write_json(parts / "options.json", options)
 
 
@@ -125,10 +140,14 @@ def _write_shards(folder, root, shards, workers):
 def _read_note(folder, shard):
     """Return the note of a shard that is complete, or None."""
     try:
-        note = json.loads(note_path(folder, shard).read_text("utf-8"))
+        line = note_path(folder, shard).read_text("utf-8", errors="replace")
         size = (folder / shard.name).stat().st_size
-    except (OSError, ValueError):
+    except OSError:
         return None
+    text = unseal(line)
+    if text is None:
+        return None
+    note = json.loads(text)
     complete = note["plan"] == shard.digest and note["bytes"] == size
     return note if complete else None
 
@@ -147,15 +166,14 @@ def _write_tables(folder, split, rows, shards, notes):
         for row, n in zip(rows, frames.tolist())
     )
     write_csv(table, converted, FIELDS)
-    partial = folder / f".{split}.tmp"
-    with open(partial, "wb") as file:
+    with whole_file(folder / f"{split}.places.npy", "wb") as file:
         np.save(file, places)
-    os.replace(partial, folder / f"{split}.places.npy")
     return {
         "songs": len(rows),
         "hours": round(float(frames.sum()) / SAMPLE_RATE / 3600, 3),
         "bytes": sum(note["bytes"] for note in notes.values()),
         "digest": file_digest(table),
+        "places": file_digest(folder / f"{split}.places.npy"),
         "shards": [
             {
                 "name": shard.name,
@@ -174,7 +192,7 @@ def _write_tables(folder, split, rows, shards, notes):
 
 
 def verify_all(shard_folder, workers=None):
-    """Read all shards and compare their digests with the index.
+    """Read all shards and tables, and compare their digests with the index.
 
     Parameters
     ----------
@@ -186,19 +204,16 @@ def verify_all(shard_folder, workers=None):
     Returns
     -------
     list of str
-        Names of shards that are absent or differ.
+        Names of shards and tables that are absent or differ.
     """
     index, folder = read_index(shard_folder), Path(shard_folder)
-    expected = {
-        str(folder / shard["name"]): shard["sha256"]
-        for split in index["splits"].values()
-        for shard in split["shards"]
-    }
-    found = run_parallel(_digest_if_there, expected, workers, "Verifying")
+    expected = {}
+    for name, split in index["splits"].items():
+        expected[str(folder / f"{name}.csv")] = split["digest"]
+        expected[str(folder / f"{name}.places.npy")] = split["places"]
+        for shard in split["shards"]:
+            expected[str(folder / shard["name"])] = shard["sha256"]
+    found = run_parallel(digest_if_there, expected, workers, "Verifying")
     return sorted(
         Path(path).name for path, digest in found if digest != expected[path]
     )
-
-
-def _digest_if_there(path):
-    return file_digest(path) if Path(path).is_file() else None

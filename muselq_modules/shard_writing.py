@@ -16,10 +16,10 @@ from pathlib import Path
 
 import soundfile
 
+from muselq_modules.checksums import file_digest, seal
 from muselq_modules.errors import UserError
-from muselq_modules.files import write_json
+from muselq_modules.files import write_text
 from muselq_modules.preparation import stable_fraction
-from muselq_modules.segment_index import file_digest
 from muselq_modules.shards import SAMPLE_BYTES, shard_name
 from muselq_modules.transcoding import SAMPLE_RATE, convert
 
@@ -149,7 +149,7 @@ def write_shard(root, folder, shard):
         "sha256": sink.digest.hexdigest(),
         "songs": songs,
     }
-    write_json(note_path(path.parent, shard), note)
+    write_text(note_path(path.parent, shard), seal(json.dumps(note)))
     return note
 
 

@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from muselq_modules.checksums import file_digest
 from muselq_modules.errors import UserError
-from muselq_modules.segment_index import file_digest
+from muselq_modules.files import whole_file
 from muselq_modules.segments import SegmentManifest
 
 PLACE = np.dtype([("shard", np.uint32), ("byte", np.uint64)])
@@ -123,7 +124,36 @@ def read_index(folder):
             f"{folder} holds no finished shards: run recipes/pretrain/shard.py "
             "first, or let it finish."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        _check_index(index)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}): copy it "
+            "again."
+        ) from error
+    return index
+
+
+def _check_index(index):
+    """Raise one of many errors when it is not what `write_all` has written."""
+    if not isinstance(index["sample_rate"], int) or "options" not in index:
+        raise ValueError("no rate or options")
+    for name in SPLITS:
+        split = index["splits"][name]
+        if not isinstance(split["digest"] + split["places"], str):
+            raise ValueError("no digests")
+        for number, shard in enumerate(split["shards"]):
+            # Nothing that leads to another folder.
+            if shard["name"] != shard_name(name, number):
+                raise ValueError(f"shard {number} of {name} is misnamed")
+            if not isinstance(shard["bytes"], int) or not shard["sha256"]:
+                raise ValueError(f"{shard['name']} without size or digest")
+
+
+def digest_if_there(path):
+    """Hex sha256 of a file; None where there is none."""
+    return file_digest(path) if Path(path).is_file() else None
 
 
 def prepare_shards(data_folder, manifest_folder, **unused):
@@ -146,8 +176,8 @@ def prepare_shards(data_folder, manifest_folder, **unused):
     Raises
     ------
     UserError
-        When a shard is absent or cut, or `manifest_folder` holds another
-        manifest.
+        When a shard is absent or cut, a table is damaged, or
+        `manifest_folder` holds another manifest.
     """
     source, target = Path(data_folder), Path(manifest_folder)
     index = read_index(source)
@@ -160,13 +190,16 @@ def prepare_shards(data_folder, manifest_folder, **unused):
                     f"{path} has {size} of {shard['bytes']} bytes: copy it "
                     "again."
                 )
+        for table, key in (("csv", "digest"), ("places.npy", "places")):
+            path = source / f"{split}.{table}"
+            if digest_if_there(path) != index["splits"][split][key]:
+                raise UserError(f"{path} is absent or damaged: copy it again.")
     target.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         path, copy = source / f"{split}.csv", target / f"{split}.csv"
         if not copy.is_file():
-            partial = copy.with_name(f"{copy.name}.tmp")
-            shutil.copyfile(path, partial)
-            partial.replace(copy)
+            with whole_file(copy, "wb") as target_file, open(path, "rb") as f:
+                shutil.copyfileobj(f, target_file)
         if file_digest(copy) != index["splits"][split]["digest"]:
             raise UserError(
                 f"{copy} is the manifest of other songs than the shards in "

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import logging
 import math
-import os
 from pathlib import Path
 
-from muselq_modules.files import write_text
+from muselq_modules.files import whole_file, write_text
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
@@ -47,10 +49,16 @@ class TrainingLog:
         """
         last, kept = {"train": after_step, "valid": validated}, []
         if self.path.is_file():
-            for line in _complete_lines(self.path):
-                record = json.loads(line)
-                if record["step"] <= last[record["kind"]]:
-                    kept.append(line)
+            records, n_damaged = _read(self.path)
+            if n_damaged:
+                logger.warning(
+                    "%d damaged lines of %s are dropped", n_damaged, self.path
+                )
+            kept = [
+                json.dumps(record) + "\n"
+                for record in records
+                if record["step"] <= last[record["kind"]]
+            ]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(kept))
         self._stream = open(self.path, "a", encoding="utf-8", buffering=1)
@@ -87,14 +95,6 @@ class TrainingLog:
             self._events.close()
 
 
-def _complete_lines(path):
-    """Lines of a log whose last one may be cut by a kill."""
-    with open(path, encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield line
-
-
 def read_log(folder, kind=None):
     """Records of a run, of one ``kind`` or all.
 
@@ -108,10 +108,40 @@ def read_log(folder, kind=None):
     Returns
     -------
     list of dict
+
+    Raises
+    ------
+    ValueError
+        When a line is damaged. The last one may be cut by a kill.
     """
-    path = Path(folder) / "train_log.jsonl"
-    records = [json.loads(line) for line in _complete_lines(path)]
+    records, n_damaged = _read(Path(folder) / "train_log.jsonl")
+    if n_damaged:
+        raise ValueError(f"{n_damaged} of its lines cannot be read")
     return [r for r in records if kind in (None, r["kind"])]
+
+
+def _read(path):
+    """Records of a log, and the number of damaged lines."""
+    records, n_damaged = [], 0
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            record = _parse(line)
+            if record is not None:
+                records.append(record)
+            elif line.endswith("\n"):
+                n_damaged += 1
+    return records, n_damaged
+
+
+def _parse(line):
+    """Record of a line; None where it was damaged, or cut by a kill."""
+    try:
+        record = json.loads(line)
+        known = record["kind"] in ("train", "valid")
+        whole = known and isinstance(record["step"], int)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
 
 
 def plot_curves(folder):
@@ -130,8 +160,10 @@ def plot_curves(folder):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    train = [r for r in read_log(folder, "train") if not r["skipped"]]
-    valid = read_log(folder, "valid")
+    # Weeks of training do not end because a line of their log was damaged.
+    records, _ = _read(Path(folder) / "train_log.jsonl")
+    train = [r for r in records if r["kind"] == "train" and not r["skipped"]]
+    valid = [r for r in records if r["kind"] == "valid"]
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     panels = [
@@ -156,9 +188,8 @@ def plot_curves(folder):
         axes.grid(alpha=0.3)
         axes.legend()
     target = Path(folder) / "curves.png"
-    unfinished = target.with_name("curves.tmp.png")
-    figure.savefig(unfinished, dpi=110)
-    os.replace(unfinished, target)
+    with whole_file(target, "wb") as file:
+        figure.savefig(file, dpi=110, format="png")
     return target
 
 

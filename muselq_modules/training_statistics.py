@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from muselq_modules.checksums import file_digest
 from muselq_modules.errors import UserError
 from muselq_modules.files import write_json
-from muselq_modules.segment_index import file_digest
+from muselq_modules.loaders import read_batches
 from muselq_modules.segments import SegmentDataset, ignore_stop_signals
 from muselq_modules.tokenizer import token_health
 
@@ -137,7 +138,10 @@ def measure(pipeline, manifest, n_segments=1000, n_workers=0):
         collate_fn=SegmentDataset.collate,
         worker_init_fn=ignore_stop_signals,
     )
-    for batch in tqdm(loader, desc="Statistics", unit="segment"):
+    batches = tqdm(
+        read_batches(loader), "Statistics", total=len(loader), unit="segment"
+    )
+    for batch in batches:
         wav = batch.waveforms("cpu")[:, : int(batch.n_samples)]
         decibels = log_mel.decibels(wav)
         total += decibels.sum(dim=(0, 1), dtype=torch.float64)

@@ -4,8 +4,8 @@ The file is a header and raw numbers: nothing in it can run. Its header is
 compared with the described layers before a byte of memory is taken for them.
 """
 
-import os
 import struct
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from muselq_modules.errors import UserError
+from muselq_modules.files import whole_file
 
 # A header has about 100 bytes a tensor; the library would take 100 MB.
 MAX_HEADER_BYTES = 2**22
@@ -36,12 +37,8 @@ def write_weights(state, path):
     """
     path = Path(path)
     state = {name: t.contiguous().cpu() for name, t in state.items()}
-    partial = path.with_name(path.name + ".tmp")
-    with open(partial, "wb") as file:
+    with whole_file(path, "wb") as file:
         file.write(save(state, {"format": "pt"}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def halve(state):
@@ -115,15 +112,25 @@ def read_checkpoint(path):
     """The encoder's tensors in a checkpoint of a run that has not finished.
 
     A checkpoint is a pickle: it is read by torch's reader of tensors, which
-    builds nothing else.
+    builds nothing else. It is a zip archive, too, which torch never packs:
+    one that unfolds to more than its size is somebody's trap.
+
+    Returns
+    -------
+    dict of torch.Tensor
+        As they were saved; views may be larger than what they show.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise zipfile.BadZipFile("packed")
         state = torch.load(path, map_location="cpu", weights_only=True)
         prefix = "encoder."
         return {
-            name.removeprefix(prefix): tensor.to(torch.float32)
+            name.removeprefix(prefix): tensor
             for name, tensor in state.items()
-            if name.startswith(prefix)
+            if name.startswith(prefix) and tensor.is_floating_point()
         }
     except (
         AttributeError,
@@ -131,6 +138,7 @@ def read_checkpoint(path):
         OSError,
         RuntimeError,
         UnpicklingError,
+        zipfile.BadZipFile,
     ) as error:
         raise UserError(
             f"{path} is damaged: remove its folder to load the checkpoint "
@@ -165,7 +173,7 @@ def fitting_weights(module, path, config_path):
     state = read_checkpoint(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     _require_fit(module, shapes, path, config_path)
-    return state
+    return {name: t.to(torch.float32) for name, t in state.items()}
 
 
 def _require_fit(module, shapes, path, config_path):

@@ -1,10 +1,26 @@
 """Faults of machines and data, a few times each; all of them: `make chaos`."""
 
 import pytest
-from chaos import arithmetic, data, endurance, kills, machine
+from chaos import (
+    arithmetic,
+    data,
+    endurance,
+    job_faults,
+    kills,
+    machine,
+    processes,
+)
 from chaos.registry import FAULTS, Place, try_fault
 
-MODULES = (arithmetic, data, endurance, kills, machine)
+MODULES = (
+    arithmetic,
+    data,
+    endurance,
+    job_faults,
+    kills,
+    machine,
+    processes,
+)
 QUICK = [fault for fault in FAULTS if fault.quick]
 
 

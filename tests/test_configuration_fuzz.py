@@ -195,16 +195,25 @@ def as_number(text):
 @FUZZ
 @given(data=st.data())
 def test_command_lines(recipe, data):
-    words, name, text = data.draw(options(recipe))
+    check(recipe, *data.draw(options(recipe)))
+
+
+def line_of(recipe, name, words):
+    """The command line of a recipe with more words about one option."""
     yaml = ROOT / RECIPES[recipe]
     required = list(REQUIRED[recipe])
     if f"--{name}" in required:
         at = required.index(f"--{name}")
         del required[at : at + 2]
-    experiment = outcome(recipe, [yaml, *required, *words])
+    return [yaml, *required, *words]
+
+
+def check(recipe, words, name, text):
+    """A sentence, or an experiment with what was typed and nothing else."""
+    experiment = outcome(recipe, line_of(recipe, name, words))
     if experiment is None:
         return
-    # Accepted: then it means what was typed, and nothing else has changed.
+    yaml = ROOT / RECIPES[recipe]
     base = load_experiment(
         [str(yaml), *REQUIRED[recipe]], data_must_exist=False
     )

@@ -19,6 +19,7 @@ def first_line(data):
 
 
 DAMAGES = {
+    "absent": lambda data: None,
     "empty": lambda data: b"",
     "half": lambda data: data[: len(data) // 2],
     "header": first_line,
@@ -86,7 +87,11 @@ def test_damaged_annotations(recipe, data, tmp_path, monkeypatch):
         for name, damage in DAMAGES.items():
             target = tmp_path / f"{path.name} {name}"
             try:
-                path.write_bytes(damage(sound))
+                damaged = damage(sound)
+                if damaged is None:
+                    path.unlink()
+                else:
+                    path.write_bytes(damaged)
                 prepare(folder, target, **options)
             except UserError as error:
                 assert str(error)

@@ -10,10 +10,11 @@ import yaml
 from small_run import COMMIT, finish_run, make_run, save_checkpoint
 from speechbrain.inference.encoders import WaveformEncoder
 
+from muselq_modules.checksums import file_digest
 from muselq_modules.description import describe, to_yaml
 from muselq_modules.encoder import MusicEncoder
 from muselq_modules.errors import UserError
-from muselq_modules.export import export_encoder, main, sha256
+from muselq_modules.export import export_encoder, main
 from muselq_modules.interfaces import MusicEncoderInterface
 from muselq_modules.pretrained import load_encoder
 
@@ -118,7 +119,7 @@ def test_the_card(run, exported):
         "segments of 2 s",
         "Weights: cc-by-4.0.",
         "## Intended use and limits",
-        sha256(exported / "model.safetensors"),
+        file_digest(exported / "model.safetensors"),
         run[1].digest(),
     ):
         assert words in body, words

@@ -247,7 +247,9 @@ def standardise(rows, target):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description="Prepare EmoMusic")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare EmoMusic"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--random_split", action="store_true")

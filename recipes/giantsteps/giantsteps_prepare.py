@@ -292,7 +292,9 @@ def prepare_giantsteps(
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(description="Prepare GiantSteps key")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare GiantSteps key"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--none_class", action="store_true")

@@ -134,7 +134,9 @@ def prepare_gtzan(data_folder, manifest_folder):
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(description="Prepare GTZAN")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare GTZAN"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     prepare_gtzan(**vars(parser.parse_args()))

@@ -198,7 +198,9 @@ def prepare_magnatagatune(data_folder, manifest_folder, keep_untagged=False):
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(description="Prepare MagnaTagATune")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare MagnaTagATune"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--keep_untagged", action="store_true")

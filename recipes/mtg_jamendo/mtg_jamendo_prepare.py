@@ -223,7 +223,9 @@ def prepare_mtg_jamendo(
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(description="Prepare MTG-Jamendo")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare MTG-Jamendo"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--subset", required=True, choices=SUBSETS)

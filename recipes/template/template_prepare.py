@@ -142,7 +142,9 @@ def tone(timbre, frequency_hz, time):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description="Prepare the template")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare the template"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     prepare_template(**vars(parser.parse_args()))

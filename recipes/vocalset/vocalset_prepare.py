@@ -273,7 +273,9 @@ def chunk_rows(data_folder, recordings, valid, test):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description="Prepare VocalSet")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Prepare VocalSet"
+    )
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     for name, choices in CHOICES.items():

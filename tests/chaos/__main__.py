@@ -5,16 +5,25 @@ PYTHONPATH=tests python -m chaos [--output DIR] [--share 1.0] [NAME ...]
 
 import argparse
 import importlib
+import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from chaos.registry import FAULTS, Place, try_fault
+from chaos.registry import FAULTS, Outcome, Place, try_fault
 from chaos.suites import SUITES, try_suite
 from muselq_modules.files import write_json, write_text
 
-MODULES = ("kills", "machine", "data", "arithmetic", "endurance")
+MODULES = (
+    "kills",
+    "job_faults",
+    "machine",
+    "processes",
+    "data",
+    "arithmetic",
+    "endurance",
+)
 HEADER = (
     "| fault | tried | survived | lost | seconds |\n|---|---|---|---|---|\n"
 )
@@ -26,6 +35,13 @@ def line(outcome):
         f"| {outcome.name} | {outcome.tried} | {outcome.survived} | "
         f"{outcome.lost} | {outcome.seconds:.0f} |\n"
     )
+
+
+def earlier(folder):
+    """Outcomes of an earlier table, by the name of the fault."""
+    path = folder / "chaos.json"
+    rows = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    return {row["name"]: Outcome(**row) for row in rows}
 
 
 def outcomes_of(options, place):
@@ -40,7 +56,7 @@ def outcomes_of(options, place):
             yield try_fault(place, fault, times)
     for name in SUITES:
         if wanted(name):
-            yield try_suite(name, place.root)
+            yield try_suite(name, place.root, options.share)
 
 
 def main():
@@ -57,19 +73,21 @@ def main():
         importlib.import_module(f"chaos.{name}")
     options.output.mkdir(parents=True, exist_ok=True)
     place = Place(Path(tempfile.mkdtemp(prefix="chaos-")), options.seed)
-    outcomes = []
+    # Faults that are tried by name take their place in an earlier table.
+    outcomes = earlier(options.output) if options.names else {}
     print(HEADER, end="", flush=True)
     for outcome in outcomes_of(options, place):
-        outcomes.append(outcome)
+        outcomes[outcome.name] = outcome
         print(line(outcome), end="", flush=True)
         for loss in outcome.losses:
             print(loss, file=sys.stderr)
         # Written after each: who stops it keeps what was tried.
-        table = HEADER + "".join(map(line, outcomes))
+        found = list(outcomes.values())
+        table = HEADER + "".join(map(line, found))
         write_text(options.output / "chaos.md", table)
-        write_json(options.output / "chaos.json", list(map(vars, outcomes)))
+        write_json(options.output / "chaos.json", list(map(vars, found)))
     place.close()
-    lost = sum(outcome.lost for outcome in outcomes)
+    lost = sum(outcome.lost for outcome in outcomes.values())
     print(f"\n{lost} lost; the table is in {options.output / 'chaos.md'}")
     if lost:
         print(f"What is left of these trials is in {place.root}")

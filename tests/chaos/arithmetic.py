@@ -34,27 +34,45 @@ def train_with(brain_class, arguments):
     return brain
 
 
-def planted(kind, *arguments):
-    """Train with a NaN or infinity in every tenth loss or gradient."""
+# The second, fourth and so on do not make a step a bad one.
+KINDS = ("loss", "silence", "gradient", "masks", "waveforms")
+
+
+def planted(*arguments):
+    """Train with something of every kind in every ten steps, see `steps_of`."""
     from muselq_modules.pretraining import PretrainBrain
 
     class Brain(PretrainBrain):
-        def _poison(self):
+        def _poison(self, kind):
             step = self.optimizer_step + 1
-            if step % 10 or not self.modules.training:
-                return 0.0
-            return math.nan if step % 20 else math.inf
+            due = step % 10 == KINDS.index(kind) and self.modules.training
+            return (math.nan, math.inf)[step // 10 % 2] if due else 0.0
+
+        def compute_forward(self, batch, stage):
+            draw = self.masker.masking.draw
+            if self._poison("waveforms"):
+                batch.wav[0, 1000:1100] = self._poison("waveforms")
+            if self._poison("silence"):
+                batch.wav.zero_()
+            if self._poison("masks"):
+                self.masker.masking.draw = lambda *a: draw(*a) & False
+            try:
+                return super().compute_forward(batch, stage)
+            finally:
+                self.masker.masking.draw = draw
 
         def compute_objectives(self, predictions, batch, stage):
             loss = super().compute_objectives(predictions, batch, stage)
-            if kind == "loss" and self._poison():
-                self.sums.values[0] += self._poison()
-                loss = loss * self._poison()
+            poison = self._poison("loss")
+            if poison:
+                self.sums.values[0] += poison
+                loss = loss * poison
             return loss
 
         def optimizers_step(self):
-            if kind == "gradient" and self._poison():
-                next(self.model.parameters()).grad[0] = self._poison()
+            poison = self._poison("gradient")
+            if poison:
+                next(self.model.parameters()).grad[0] = poison
             super().optimizers_step()
 
     brain = train_with(Brain, list(arguments))
@@ -63,19 +81,9 @@ def planted(kind, *arguments):
     assert all(torch.isfinite(v["exp_avg"]).all() for v in state)
 
 
-def silent(*arguments):
-    """Train on batches of which every other is digital silence."""
-    from muselq_modules import segments
-
-    read = segments.SegmentManifest.read
-
-    def quiet(self, segment, *rest):
-        wav = read(self, segment, *rest)
-        return torch.zeros_like(wav) if segment % 2 else wav
-
-    segments.SegmentManifest.read = quiet
-    brain = train_with(None, list(arguments))
-    assert all(torch.isfinite(p).all() for p in brain.model.parameters())
+def steps_of(kind):
+    """Steps in which something of this kind is planted."""
+    return [s for s in range(1, STEPS + 1) if s % 10 == KINDS.index(kind)]
 
 
 def options(place, folder, **more):
@@ -98,22 +106,54 @@ def log_of(folder):
     return [r for r in records if r["kind"] == "train"]
 
 
-@fault("NaN and infinity in the loss, 200 steps", times=1, quick=0)
+def records_of(place, kind):
+    """Records of the 200 steps, made once, with a kind planted."""
+
+    def make(folder):
+        arguments = options(place, folder)
+        runs.finish(place, "chaos.arithmetic:planted", arguments)
+        return log_of(folder)
+
+    records = place.once("planted", make)
+    assert len(records) == STEPS
+    bad = {step for name in KINDS[::2] for step in steps_of(name)}
+    assert {r["step"] for r in records if r["skipped"]} == bad
+    return [records[step - 1] for step in steps_of(kind)]
+
+
+@fault("NaN and infinity in the loss, in 200 steps", times=1, quick=0)
 def nan_loss(place, folder, number, total, kind="loss"):
     """Each is skipped; weights and moments stay finite."""
-    arguments = [kind, *options(place, folder)]
-    runs.finish(place, "chaos.arithmetic:planted", arguments)
-    skipped = [r["step"] for r in log_of(folder) if r["skipped"]]
-    assert skipped == list(range(10, STEPS + 1, 10)), skipped
+    assert all(r["skipped"] for r in records_of(place, kind))
 
 
-@fault("NaN and infinity in a gradient, 200 steps", times=1, quick=0)
+@fault("NaN and infinity in a gradient, in 200 steps", times=1, quick=0)
 def nan_gradient(place, folder, number, total):
     """As in the loss."""
     nan_loss(place, folder, number, total, "gradient")
 
 
-@fault("NaN and infinity in audio, 200 steps", times=1, quick=1)
+@fault("NaN and infinity in waveforms, in 200 steps", times=1, quick=0)
+def nan_waveforms(place, folder, number, total):
+    """Past all that looks at audio: as in the loss."""
+    nan_loss(place, folder, number, total, "waveforms")
+
+
+@fault("batches of nothing but silence, in 200 steps", times=1, quick=0)
+def silence(place, folder, number, total):
+    """Losses stay finite."""
+    for record in records_of(place, "silence"):
+        assert not record["skipped"] and math.isfinite(record["loss"])
+
+
+@fault("batches in which nothing is masked, in 200 steps", times=1, quick=0)
+def nothing_masked(place, folder, number, total):
+    """Steps without a gradient, not failures."""
+    for record in records_of(place, "masks"):
+        assert not record["skipped"] and record["masked_tokens"] == 0
+
+
+@fault("NaN and infinity in audio files, 200 steps", times=1, quick=1)
 def nan_audio(place, folder, number, total):
     """Files that were replaced after they were checked are left out."""
     music, steps = folder / "music", STEPS if total == 1 else 20
@@ -146,14 +186,6 @@ def nan_audio(place, folder, number, total):
     assert not any(r["skipped"] for r in records), output
     assert sum(r["bad_segments"] for r in records) > 0, output
     assert "NaN or infinite samples" in output
-
-
-@fault("silence in half of the segments, 200 steps", times=1, quick=0)
-def silence(place, folder, number, total):
-    """Losses stay finite."""
-    runs.finish(place, "chaos.arithmetic:silent", options(place, folder))
-    records = log_of(folder)
-    assert len(records) == STEPS and not any(r["skipped"] for r in records)
 
 
 @fault("bf16 beside fp32, 200 steps: losses within 2 %", times=1, quick=0)

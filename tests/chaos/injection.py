@@ -36,7 +36,8 @@ class Injection:
         Number of the operation, from 1 on; None only counts.
     action : str
         ``kill`` before it, ``tear`` (kill with the file empty or half
-        written), or the name of an error such as ``ENOSPC``.
+        written), ``stop`` (it goes on when it gets SIGCONT), or the name of
+        an error such as ``ENOSPC``.
     lasting : bool
         Whether the error stays, as a full disk does.
     count_to : str, optional
@@ -106,6 +107,10 @@ class Injection:
         self.count += 1
         due = self.count == self.at
         if self.at is None or not (due or self.count > self.at):
+            return
+        if self.action == "stop":
+            if due:
+                os.kill(os.getpid(), signal.SIGSTOP)
             return
         if self.action in ("kill", "tear"):
             self.acting = True

@@ -18,8 +18,13 @@ SUITES = {
         ["tests/test_hostile_audio.py"],
         1,
     ),
-    "hostile encoders, configurations and pickles": (
-        ["tests/test_untrusted.py", "tests/test_checkpoints.py"],
+    "hostile encoders, configurations, caches, shards and pickles": (
+        [
+            "tests/test_untrusted.py",
+            "tests/test_checkpoints.py",
+            "tests/test_hostile_caches.py",
+            "tests/test_shard_faults.py",
+        ],
         1,
     ),
     "label files cut, edited or no text": (
@@ -30,6 +35,14 @@ SUITES = {
         ["tests/test_configuration_fuzz.py", "-k", "command_lines"],
         EXAMPLES,
     ),
+    "every key and run option, values of every kind": (
+        ["tests/test_configuration_keys.py"],
+        1,
+    ),
+    "options of any words after a command": (
+        ["tests/test_command_fuzz.py", "-k", "test_commands"],
+        EXAMPLES,
+    ),
     "YAML files of any lines": (
         ["tests/test_configuration_fuzz.py", "-k", "files"],
         EXAMPLES,
@@ -37,9 +50,11 @@ SUITES = {
 }
 
 
-def try_suite(name, folder):
+def try_suite(name, folder, share=1.0):
     """Run the tests of a suite; a failure counts as all its examples."""
     arguments, weight = SUITES[name]
+    examples = max(1, round(share * EXAMPLES))
+    weight = min(weight, examples)
     report = Path(folder) / "suite.xml"
     started = time.monotonic()
     done = subprocess.run(
@@ -48,7 +63,7 @@ def try_suite(name, folder):
             *("-p", "no:cacheprovider", f"--junitxml={report}"),
         ],
         cwd=ROOT,
-        env={**os.environ, "CHAOS_EXAMPLES": str(EXAMPLES)},
+        env={**os.environ, "CHAOS_EXAMPLES": str(examples)},
         capture_output=True,
         text=True,
     )

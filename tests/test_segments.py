@@ -326,7 +326,7 @@ def test_shift_is_a_function_of_seed_epoch_and_segment(tmp_path):
     manifest = SegmentManifest(path, tmp_path, 1.0, 0.5)
 
     def starts(seed, epoch):
-        dataset = SegmentDataset(manifest, 24000, shift_seed=seed)
+        dataset = SegmentDataset(manifest, 24000, seed, shift=True)
         return [float(dataset[(epoch, i)][0][0]) * 4 for i in range(4)]
 
     plain = [
@@ -337,3 +337,35 @@ def test_shift_is_a_function_of_seed_epoch_and_segment(tmp_path):
     assert starts(1, 0) != starts(1, 1) and starts(1, 0) != starts(2, 0)
     moved = np.subtract(starts(1, 0), plain)
     assert (moved[:3] > 0).all() and (moved <= 1).all() and moved[3] == 0
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_speed_changes_pitch_and_length(tmp_path, speed):
+    """A tone of 500 Hz is one of 400 or 625 Hz; the tail is padding."""
+    time_s = np.arange(48000) / 24000
+    tone = 0.5 * np.sin(2 * np.pi * 500 * time_s)
+    soundfile.write(tmp_path / "a.wav", tone, 24000)
+    path = tmp_path / "m.csv"
+    path.write_text("path,frames,sample_rate\na.wav,48000,24000\n")
+    manifest = SegmentManifest(path, tmp_path, 1.0, 0.5)
+    dataset = SegmentDataset(manifest, speeds=[speed])
+    wav, n_samples, *_ = dataset[(0, 0)]
+    assert n_samples == min(24000, round(24000 / speed))
+    assert len(wav) == 24000 and not wav[n_samples:].any()
+    spectrum = torch.fft.rfft(wav[: round(n_samples / 2400) * 2400]).abs()
+    hz = spectrum.argmax() * 24000 / (round(n_samples / 2400) * 2400)
+    assert hz == pytest.approx(500 * speed, abs=5)
+
+
+def test_each_epoch_draws_a_speed(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(48000, 0.5), 24000)
+    path = tmp_path / "m.csv"
+    path.write_text("path,frames,sample_rate\na.wav,48000,24000\n")
+    manifest = SegmentManifest(path, tmp_path, 1.0, 0.5)
+
+    def lengths(seed):
+        dataset = SegmentDataset(manifest, 24000, seed, speeds=[1.0, 1.25, 2.0])
+        return [dataset[(epoch, 0)][1] for epoch in range(30)]
+
+    assert set(lengths(0)) == {24000, 19200, 12000}
+    assert lengths(0) == lengths(0) != lengths(1)

@@ -108,7 +108,9 @@ def make_loaders(hparams, train, valid, rank, world_size):
         SegmentDataset(
             train,
             sample_rate,
-            hparams["seed"] if hparams["shift_segments"] else None,
+            hparams["seed"],
+            hparams["shift_segments"],
+            hparams["speeds"],
         ),
         batch_sampler=sampler,
         **options,

@@ -22,7 +22,9 @@ def run(function, x, conv):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("kernel_size", [1, 7, 31])
-@pytest.mark.parametrize("shape", [(2, 60, 48), (1, 1, 5), (3, 9, 16)])
+@pytest.mark.parametrize(
+    "shape", [(2, 60, 48), (1, 1, 5), (3, 9, 16), (2, 310, 8)]
+)
 def test_equals_conv1d(shape, kernel_size, bias):
     torch.manual_seed(0)
     dim = shape[-1]

@@ -222,7 +222,7 @@ def test_two_processes_equal_one(recipe, monkeypatch):
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for number, probe in enumerate(probes):

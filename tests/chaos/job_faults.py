@@ -140,11 +140,13 @@ def job_twice(place, job, folder, number, total):
     first = injected(place, job, folder, at, "stop")
     wait_until(lambda: is_stopped(first.pid), first)
     second = place.server.start(*job.command(place, folder))
-    wait_until(
-        lambda: has_ended(second.pid) or "Waiting for" in second.output(),
-        second,
-    )
-    os.kill(first.pid, signal.SIGCONT)
+    try:
+        wait_until(
+            lambda: has_ended(second.pid) or "Waiting for" in second.output(),
+            second,
+        )
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
     codes = {run: run.wait() for run in (first, second)}
     assert 0 in codes.values(), first.output() + second.output()
     for run, code in codes.items():

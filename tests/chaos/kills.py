@@ -62,7 +62,7 @@ def random_kill(place, folder, number, total):
     runs.assert_same_training(folder, runs.reference(place))
 
 
-@fault("SIGKILL at a file operation of pre-training", times=40, quick=2)
+@fault("SIGKILL at a file operation of pre-training", times=30, quick=2)
 def operation_kill(place, folder, number, total):
     """Killed just before a file is opened, renamed or removed."""
     expected = runs.reference(place)

@@ -11,7 +11,7 @@ from pretrain_runs import ROOT
 
 from chaos.registry import Outcome
 
-EXAMPLES = 200
+EXAMPLES = 100
 # Name -> (what pytest runs, trials of each test)
 SUITES = {
     "audio that lies about its size, or unfolds": (

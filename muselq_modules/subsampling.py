@@ -39,7 +39,7 @@ class ConvNeXtBlock(nn.Module):
     torch.Size([2, 5, 8])
     """
 
-    def __init__(self, dim, kernel_size=7, expansion=4):
+    def __init__(self, dim, kernel_size=31, expansion=4):
         super().__init__()
         self.depthwise = nn.Conv1d(
             dim, dim, kernel_size, padding=kernel_size // 2, groups=dim
@@ -80,7 +80,7 @@ class ConvNeXtSubsampling(nn.Module):
 
     factor = 4
 
-    def __init__(self, n_mels, dim, n_blocks=3, kernel_size=7, expansion=4):
+    def __init__(self, n_mels, dim, n_blocks=3, kernel_size=31, expansion=4):
         super().__init__()
         self.patches = nn.Conv1d(
             n_mels, dim, 2 * self.factor, self.factor, self.factor // 2

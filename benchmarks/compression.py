@@ -120,6 +120,7 @@ def main(argv=None):
         pretrained=("", "encoder: run folder, exported folder or Hub id"),
         songs=(str(networks.SAMPLES), "folder of music"),
         clips=(12, "of 30 s, whose states are compared"),
+        n_layers=(0, "lowest layers to keep, to try it; 0 keeps all"),
         tasks=("", "recipe's YAML=data folder, separated by commas"),
         probe=("{}", "--probe of the recipes"),
     )
@@ -128,6 +129,9 @@ def main(argv=None):
         seconds, n_clips = 1.0, 2
     encoder = networks.load_encoder(arguments.pretrained, arguments.quick)
     encoder.requires_grad_(False)
+    if arguments.n_layers:
+        encoder.n_layers = arguments.n_layers
+        encoder.layers = encoder.layers[: encoder.n_layers]
     work = arguments.output_folder / "compression"
     forms = make_forms(encoder, work)
     wav = networks.noise(seconds)

@@ -2,11 +2,12 @@
 
 * ``fp16`` halves the file. Weights are cast to float32 when it is loaded, so
   it runs as fast, and where there is no arithmetic in half precision.
-* ``int8`` stores the linear layers, all but a few per cent of the weights, as
+* ``int8`` stores the linear layers, 99 % of the weights of brn_summary, as
   integers with a scale for each output, and multiplies them with activations
   that are quantised as they come (dynamic quantisation: no calibration data).
   Integers have 7 bits: processors without VNNI add two products in 16 bits,
-  which 8 bits overflow. Convolutions are stored as float16.
+  which 8 bits overflow. Convolutions are stored as float16; in a Conformer
+  they are 8 % of the weights, with the residual front end another 8 %.
 
 Log-mel features and their whitening are float32 in every form.
 """

@@ -93,4 +93,4 @@ def steps(place, folder, number, total):
 @fault("1,000 checkpoints: constant time of a save", times=1, quick=0)
 def saves(place, folder, number, total):
     """Without the waiting for the disk, which is not ours."""
-    runs.finish(place, "chaos.endurance:many_saves")
+    runs.finish(place, "chaos.endurance:many_saves", [])

@@ -135,7 +135,7 @@ def main(argv=None):
     work = arguments.output_folder / "compression"
     forms = make_forms(encoder, work)
     wav = networks.noise(seconds)
-    times = bench.interleave(
+    times, _ = bench.interleave(
         {
             name: lambda form=form: form.encode(wav)
             for name, form in forms.items()

@@ -130,7 +130,7 @@ def test_trouble_with_the_disk_is_one_sentence(capsys, error, sentence):
 def test_other_trouble_keeps_its_traceback():
     @exits_cleanly
     def main():
-        raise FileNotFoundError(2, "No such file", "gone")
+        raise BlockingIOError(11, "Try again", "busy")
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BlockingIOError):
         main()

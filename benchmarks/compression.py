@@ -117,8 +117,7 @@ def main(argv=None):
     arguments = bench.parse(
         __doc__,
         argv,
-        pretrained=("", "encoder: run folder, exported folder or Hub id"),
-        songs=(str(networks.SAMPLES), "folder of music"),
+        **networks.OPTIONS,
         clips=(12, "of 30 s, whose states are compared"),
         n_layers=(0, "lowest layers to keep, to try it; 0 keeps all"),
         tasks=("", "recipe's YAML=data folder, separated by commas"),

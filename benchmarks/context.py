@@ -140,8 +140,7 @@ def main(argv=None):
     arguments = bench.parse(
         __doc__,
         argv,
-        pretrained=("", "encoder: run folder, exported folder or Hub id"),
-        songs=(str(networks.SAMPLES), "folder of music"),
+        **networks.OPTIONS,
     )
     window_s, overlap_s = (4.0, 1.0) if arguments.quick else (30.0, 5.0)
     encoder = networks.load_encoder(arguments.pretrained, arguments.quick)

@@ -18,12 +18,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import networks
 import numpy as np
 import side_by_side as bench
 
 from muselq_modules.files import write_json, write_text
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = networks.ROOT
 SUBSAMPLING = r"    subsampling: .*\n(?:        .*\n)*"
 PREFIX = "    subsampling: !name:muselq_modules.subsampling."
 # 32 channels, where the literature has 512: the laptop-size encoder takes two
@@ -38,11 +39,10 @@ OURS, DEAR = "ConvNeXt, kernel 31", "residual 3x3"
 
 def with_front_end(front_end):
     """Text of demo.yaml with another front end."""
-    text = (ROOT / "hparams" / "demo.yaml").read_text("utf-8")
+    text = networks.yaml_text("demo")
     text, count = re.subn(SUBSAMPLING, PREFIX + front_end, text, count=1)
     assert count == 1
-    blocks = (ROOT / "hparams" / "blocks").as_posix()
-    return text.replace("!include:blocks/", f"!include:{blocks}/")
+    return text
 
 
 def call(*command):
@@ -129,13 +129,21 @@ def run_all(arguments):
     return records
 
 
+def by_case(records):
+    """Pairs of (front end, rule) and the runs of its seeds."""
+    cases = {}
+    for record in records:
+        case = record["name"], record["rule"]
+        cases.setdefault(case, []).append(record)
+    return cases.items()
+
+
 def table(records):
     """Header and rows: mean over the seeds, and each seed's value."""
     tasks = list(records[0]["metrics"])
     header = ["front end", "rule", "steps", "CPU s a step", "mel loss", *tasks]
     rows = []
-    for name, rule in dict.fromkeys((r["name"], r["rule"]) for r in records):
-        runs = [r for r in records if (r["name"], r["rule"]) == (name, rule)]
+    for (name, rule), runs in by_case(records):
 
         def cell(values):
             each = ", ".join(f"{v:.3f}" for v in values)
@@ -159,7 +167,7 @@ def main(argv=None):
     arguments = bench.parse(
         __doc__,
         argv,
-        music=(str(ROOT / "tests" / "samples"), "folder to pre-train on"),
+        music=(str(networks.SAMPLES), "folder to pre-train on"),
         data=("", "folder of datasets, one folder a recipe"),
         tasks=("nsynth/pitch nsynth/instrument giantsteps/key", "probed"),
         steps=(1000, "of pre-training"),
@@ -173,12 +181,7 @@ def main(argv=None):
     header, rows = table(records)
 
     def draw(axes):
-        for name, rule in dict.fromkeys(
-            (r["name"], r["rule"]) for r in records
-        ):
-            runs = [
-                r for r in records if (r["name"], r["rule"]) == (name, rule)
-            ]
+        for (name, rule), runs in by_case(records):
             axes.scatter(
                 [r["cpu_s"] for r in runs],
                 [r["mel_loss"] for r in runs],

@@ -54,8 +54,7 @@ def main(argv=None):
     arguments = bench.parse(
         __doc__,
         argv,
-        pretrained=("", "encoder: run folder, exported folder or Hub id"),
-        songs=(str(networks.SAMPLES), "folder of music"),
+        **networks.OPTIONS,
         minutes=("10,60", "lengths, separated by commas"),
     )
     encoder = networks.load_encoder(arguments.pretrained, arguments.quick)

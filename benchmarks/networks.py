@@ -32,8 +32,21 @@ OURS = [
 ]
 PEERS = ["MusicFM-shaped", "OMAR-RQ-large-shaped", "MERT-330-shaped"]
 QUICK = {"dim": 64, "n_layers": 1}
+# Of the benchmarks that encode music with an encoder of the user.
+OPTIONS = {
+    "pretrained": ("", "encoder: run folder, exported folder or Hub id"),
+    "songs": (str(SAMPLES), "folder of music"),
+}
 SAMPLE_RATE = 24000
 RESIDUAL = "!name:muselq_modules.subsampling.ResidualConvSubsampling"
+
+
+def yaml_text(name):
+    """Text of a YAML of hparams/, to be loaded from anywhere."""
+    text = (HPARAMS / f"{name}.yaml").read_text(encoding="utf-8")
+    # Includes are relative to the file, which a text has not.
+    blocks = (HPARAMS / "blocks").as_posix()
+    return text.replace("!include:blocks/", f"!include:{blocks}/")
 
 
 def load_ours(name, quick=False, residual=False):
@@ -53,7 +66,7 @@ def load_ours(name, quick=False, residual=False):
     dict
         The hparams: encoder, model, tokenizer, masking, features, ...
     """
-    text = (HPARAMS / f"{name}.yaml").read_text(encoding="utf-8")
+    text = yaml_text(name)
     if residual:
         front = "!name:muselq_modules.subsampling.ConvNeXtSubsampling"
         assert front in text
@@ -61,8 +74,6 @@ def load_ours(name, quick=False, residual=False):
     overrides = {"data_folder": "."}
     if quick:
         overrides["encoder"] = dict(QUICK)
-    # Includes are relative to the file, which a text has not.
-    text = text.replace("!include:blocks/", f"!include:{HPARAMS}/blocks/")
     return load_hyperpyyaml(text, overrides)
 
 

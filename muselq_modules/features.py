@@ -36,6 +36,11 @@ class Float32Module(nn.Module):
         return super()._apply(keep_type, recurse)
 
 
+def to_decibels(mels):
+    """Decibels of mel energies, not below -100."""
+    return 10.0 * torch.log10(mels.clamp_min(1e-10))
+
+
 class LogMel(Float32Module):
     """Log-mel spectrogram in decibels, normalised per mel bin.
 
@@ -211,7 +216,7 @@ class LogMel(Float32Module):
             spectrum = torch.fft.rfft(windows * self.window)
             power = spectrum.real.square() + spectrum.imag.square()
             mels = torch.matmul(power, self.filters)
-            return 10.0 * torch.log10(mels.clamp_min(1e-10))
+            return to_decibels(mels)
 
 
 class FrameStacking(nn.Module):

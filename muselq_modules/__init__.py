@@ -2,7 +2,7 @@
 
 Read the modules in the order of the data: features, masking, tokenizer,
 subsampling, summary_mixing, attention, branchformer, conformer, encoder,
-model, losses, schedules, pretraining; then segments and sampling for the data,
+model, losses, schedules, pretraining; then segments, augmentation and sampling for the data,
 embeddings and probing for the evaluation.
 
 Who only wants features:

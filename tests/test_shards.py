@@ -353,7 +353,8 @@ def train(songs, monkeypatch):
         options = {"n_steps": 4, "valid_interval": 4, **options}
         # Augmented samples of shards are rounded to 16 bits again.
         options["augmentation"] = (
-            "{speeds: [1.0], gain_db: 0, lowpass_probability: 0}"
+            "{speeds: [1.0], gain_db: 0, equaliser_db: 0,"
+            " lowpass_probability: 0}"
         )
         experiment = load_experiment(command_line(output_folder, **options))
         start_experiment(experiment)

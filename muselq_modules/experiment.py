@@ -246,12 +246,19 @@ def start_experiment(experiment):
                 "choose another with --output_folder"
             )
     raise_together(problem)
-    create_experiment_directory(
-        experiment_directory=str(folder),
-        hyperparams_to_save=str(experiment.yaml_path),
-        overrides=experiment.overrides,
-        log_config=experiment.run_opts.log_config or DEFAULT_LOG_CONFIG,
-    )
+    try:
+        create_experiment_directory(
+            experiment_directory=str(folder),
+            hyperparams_to_save=str(experiment.yaml_path),
+            overrides=experiment.overrides,
+            log_config=experiment.run_opts.log_config or DEFAULT_LOG_CONFIG,
+        )
+    except ValueError as error:
+        # Of a log.txt that cannot be opened logging says that it was "unable
+        # to configure handler"; what the disk said is its cause.
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from None
+        raise
     if distributed.if_main_process():
         _finish_folder(folder, experiment)
     distributed.ddp_barrier()

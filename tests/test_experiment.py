@@ -1,6 +1,8 @@
 """The strict command line, the YAML checks and the run folder"""
 
+import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from muselq_modules.errors import UserError
+from muselq_modules.errors import UserError, exits_cleanly
 from muselq_modules.experiment import load_experiment, start_experiment
 from muselq_modules.ranks import choose_backend
 
@@ -446,6 +448,22 @@ def test_torchrun_backends(monkeypatch):
     assert choose_backend(None, 2) == {"distributed_backend": "nccl"}
     with pytest.raises(UserError, match="4 processes but there are 2 GPUs"):
         choose_backend(None, 4)
+
+
+def test_a_log_that_cannot_be_opened(write, tmp_path, monkeypatch, capfd):
+    """What the disk says is heard through the set-up of logging."""
+
+    def no_space(handler):
+        code = errno.ENOSPC
+        raise OSError(code, os.strerror(code), handler.baseFilename)
+
+    monkeypatch.setattr(logging.FileHandler, "_open", no_space)
+    loaded = load(write(), "--output_folder", str(tmp_path / "run"))
+    with pytest.raises(SystemExit) as end:
+        exits_cleanly(run_folder)(loaded, monkeypatch)
+    assert end.value.code == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert "log.txt cannot be read or written (No space left" in error
 
 
 TORCHRUN = """\

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from concurrent.futures import (
     FIRST_COMPLETED,
     ProcessPoolExecutor,
@@ -19,6 +20,9 @@ from concurrent.futures.process import BrokenProcessPool
 from tqdm import tqdm
 
 from muselq_modules.errors import UserError
+
+# Processes are forked by a server of which nobody else uses anything.
+HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
 
 
 class Crashed:
@@ -101,13 +105,36 @@ def _pool(workers):
 def process_context():
     """How to start processes that share no state with this one."""
     # A forked copy of a process with torch's threads may deadlock.
-    methods = multiprocessing.get_all_start_methods()
-    method = "forkserver" if "forkserver" in methods else "spawn"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        # Importing torch takes seconds: once, not in every process.
-        context.set_forkserver_preload(["muselq_modules.audio_data"])
+    if not HAS_SERVER:
+        return multiprocessing.get_context("spawn")
+    context = ServerContext()
+    # Importing torch takes seconds: once, not in every process.
+    context.set_forkserver_preload(["muselq_modules.audio_data"])
     return context
+
+
+if HAS_SERVER:
+
+    class ServedProcess(multiprocessing.context.ForkServerProcess):
+        """Starts although the server that forks it is killed meanwhile."""
+
+        def start(self):
+            """Start; `UserError` when servers are killed again and again."""
+            for _ in range(3):
+                try:
+                    return super().start()
+                except (EOFError, ConnectionError):
+                    time.sleep(0.1)  # then it is found dead, and replaced
+            raise UserError(
+                "worker processes cannot start: what starts them is killed "
+                "each time; free memory and repeat the command, which "
+                "continues"
+            )
+
+    class ServerContext(multiprocessing.context.ForkServerContext):
+        """Starts such processes."""
+
+        Process = ServedProcess
 
 
 def ignore_interrupts():

@@ -237,6 +237,13 @@ def _check(given):
             f"--license {given.license} is no identifier of a licence: write "
             "it as the Hub does, such as apache-2.0, cc-by-4.0 or other."
         )
+    for name in ("name", "data", "data_license"):
+        try:
+            (getattr(given, name) or "").encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"--{name} holds bytes that are no text (UTF-8): write it anew."
+            ) from error
     if not given.push:
         if given.public:
             raise UserError("--public needs --push org/name.")

@@ -29,6 +29,7 @@ EXPECTED = {
     "seq": "a list such as [a, b]",
     "map": 'a mapping such as "{key: value}"',
     "tuple": "a tuple such as (1, 2)",
+    "any": "anything but NaN",
 }
 
 

@@ -193,6 +193,7 @@ WRONG = [
     (["--shuffle"], "--shuffle has no value"),
     (["--lr", "fast"], "--lr is fast: it must be a number"),
     (["--lr", "nan"], "--lr is nan: it must be a number"),
+    (["--note", ".nan"], "--note is .nan: it must be anything but NaN"),
     (["--lr", ".nan"], "--lr is .nan: it must be a number"),
     (["--lr", "0.1 # low"], "--lr is 0.1 # low: it must be a number"),
     (["--lr", "0.1 extra"], "--lr is 0.1 extra: it must be a number"),

@@ -374,3 +374,9 @@ def test_read_only_places_are_told(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("muselq_modules.export.write_weights", refuse)
     sentence = refusal(capsys, run[0], tmp_path / "out")
     assert "Permission denied" in sentence and "choose another" in sentence
+
+
+def test_a_name_that_is_no_text_is_refused(run, tmp_path, capsys):
+    sentence = refusal(capsys, run[0], tmp_path / "out", "--name", "\udcff")
+    assert "--name holds bytes that are no text" in sentence
+    assert not (tmp_path / "out").exists()

@@ -2,8 +2,8 @@
 
 Read the modules in the order of the data: features, masking, tokenizer,
 subsampling, summary_mixing, attention, branchformer, conformer, encoder,
-model, losses, schedules, pretraining; then segments, augmentation and sampling
-for the data, embeddings and probing for the evaluation.
+model, losses, schedules, pretraining; then segments and sampling for the data,
+embeddings and probing for the evaluation.
 
 Who only wants features:
 

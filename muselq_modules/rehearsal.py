@@ -71,6 +71,7 @@ def rehearse(experiment):
                 f"{name} in {source} is {hparams.get(name)}: it must be True "
                 "or False"
             )
+    _check_speeds(hparams.get("speeds"), source)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             _run(hparams)
@@ -87,6 +88,17 @@ def rehearse(experiment):
             f"the sizes in {source} do not fit together "
             f"({type(error).__name__}: {reason})"
         ) from error
+
+
+def _check_speeds(speeds, source):
+    def fits(speed):
+        return isinstance(speed, (int, float)) and 0.5 <= speed <= 2.0
+
+    if not isinstance(speeds, list) or not speeds or not all(map(fits, speeds)):
+        raise UserError(
+            f"speeds in {source} is {speeds}: it must be a list of numbers "
+            "from 0.5 to 2.0, such as [0.8, 1.0, 1.25]"
+        )
 
 
 def _run(hparams):

@@ -89,9 +89,6 @@ class ConvNeXtSubsampling(nn.Module):
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(dim, kernel_size, expansion) for _ in range(n_blocks)
         )
-        # Without it the sum of the blocks grows in training to ten times what
-        # a layer adds to it, most of it constant.
-        self.norm_out = nn.LayerNorm(dim)
 
     @property
     def halo(self):
@@ -121,7 +118,7 @@ class ConvNeXtSubsampling(nn.Module):
         x = self.norm(x)
         for block in self.blocks:
             x = block(x, padding_mask)
-        return self.norm_out(x)
+        return x
 
 
 class ResidualConvBlock(nn.Module):

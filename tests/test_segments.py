@@ -16,7 +16,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from muselq_modules import segment_index
-from muselq_modules.augmentation import Augmentation
 from muselq_modules.errors import UserError
 from muselq_modules.segments import SegmentDataset, SegmentManifest
 
@@ -349,8 +348,7 @@ def test_speed_changes_pitch_and_length(tmp_path, speed):
     path = tmp_path / "m.csv"
     path.write_text("path,frames,sample_rate\na.wav,48000,24000\n")
     manifest = SegmentManifest(path, tmp_path, 1.0, 0.5)
-    faster = Augmentation(speeds=[speed])
-    dataset = SegmentDataset(manifest, augmentation=faster)
+    dataset = SegmentDataset(manifest, speeds=[speed])
     wav, n_samples, *_ = dataset[(0, 0)]
     assert n_samples == min(24000, round(24000 / speed))
     assert len(wav) == 24000 and not wav[n_samples:].any()
@@ -366,8 +364,7 @@ def test_each_epoch_draws_a_speed(tmp_path):
     manifest = SegmentManifest(path, tmp_path, 1.0, 0.5)
 
     def lengths(seed):
-        speeds = Augmentation(speeds=[1.0, 1.25, 2.0])
-        dataset = SegmentDataset(manifest, 24000, seed, augmentation=speeds)
+        dataset = SegmentDataset(manifest, 24000, seed, speeds=[1.0, 1.25, 2.0])
         return [dataset[(epoch, 0)][1] for epoch in range(30)]
 
     assert set(lengths(0)) == {24000, 19200, 12000}

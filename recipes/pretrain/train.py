@@ -110,7 +110,7 @@ def make_loaders(hparams, train, valid, rank, world_size):
             sample_rate,
             hparams["seed"],
             hparams["shift_segments"],
-            hparams["augmentation"]["augmentation"],
+            hparams["speeds"],
         ),
         batch_sampler=sampler,
         **options,

@@ -36,7 +36,7 @@ from muselq_modules.music_map import (
     unit,
 )
 from muselq_modules.parallel import available_cpus
-from muselq_modules.pretrained import SMALL_ENCODER
+from muselq_modules.pretrained import SMALL_ENCODER, choose_device
 from muselq_modules.previews import make_previews, preview_span
 from muselq_modules.probing import encoder_name
 from muselq_modules.track_cells import embed_tracks, find_tracks
@@ -130,7 +130,8 @@ def explore(
     output = Path(output or Path("results", "explore", f"{name}.html"))
     output.parent.mkdir(parents=True, exist_ok=True)
     cache_folder = Path(cache_folder or output.parent / "cache")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    fastest = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device or fastest)
     encoder = CellAverages(load_any_encoder(pretrained, device), cell_s)
     (layer,) = choose_layers([layer], encoder.n_layers)
     files, skipped = find_tracks(folder, cache_folder, workers)

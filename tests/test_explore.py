@@ -159,6 +159,8 @@ def test_what_cannot_be_explored_is_one_sentence(tmp_path, capsys):
     (folder / "broken.mp3").write_bytes(b"")
     with pytest.raises(UserError, match="1 readable.*1 skipped: empty"):
         explore(folder, output=tmp_path / "map.html", workers=1)
+    with pytest.raises(UserError, match="device 0 is not there"):
+        explore(tmp_path, "mel", tmp_path / "a.html", device="0")
     with pytest.raises(UserError, match="no folder"):
         explore(tmp_path / "nothing", output=tmp_path / "map.html")
     with pytest.raises(UserError, match="above 0"):

@@ -1,14 +1,19 @@
 """One JSON line a step, TensorBoard, and a picture of the curves."""
 
-import itertools
+import collections
 import json
 import logging
 import math
+from array import array
 from pathlib import Path
+
+import numpy as np
 
 from muselq_modules.files import whole_file, write_text
 
 logger = logging.getLogger(__name__)
+# Of a curve in the picture.
+MOST_POINTS = 2000
 
 
 class TrainingLog:
@@ -122,15 +127,17 @@ def read_log(folder, kind=None):
 
 def _read(path):
     """Records of a log, and the number of damaged lines."""
-    records, n_damaged = [], 0
+    lines = list(_records(path))
+    records = [record for record, _ in lines if record is not None]
+    return records, sum(damaged for _, damaged in lines)
+
+
+def _records(path):
+    """Yield the record, or None, of each line, and whether it is damaged."""
     with open(path, encoding="utf-8", errors="replace") as stream:
         for line in stream:
             record = _parse(line)
-            if record is not None:
-                records.append(record)
-            elif line.endswith("\n"):
-                n_damaged += 1
-    return records, n_damaged
+            yield record, record is None and line.endswith("\n")
 
 
 def _parse(line):
@@ -160,10 +167,7 @@ def plot_curves(folder):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Weeks of training do not end because a line of their log was damaged.
-    records, _ = _read(Path(folder) / "train_log.jsonl")
-    train = [r for r in records if r["kind"] == "train" and not r["skipped"]]
-    valid = [r for r in records if r["kind"] == "valid"]
+    points = _points(Path(folder) / "train_log.jsonl")
     figure = Figure(figsize=(11, 7), layout="constrained")
     FigureCanvasAgg(figure)
     panels = [
@@ -175,11 +179,14 @@ def plot_curves(folder):
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, panels):
         for colour, name in zip(("C0", "C1"), names):
             label = name.replace("_", " ")
-            steps, values = _column(train, name)
-            axes.plot(steps, values, colour, alpha=0.15)
-            axes.plot(steps, _smooth(values), colour, label=label)
-            steps, values = _column(valid, name)
-            if steps:
+            steps, values = points["train", name]
+            # More points than the picture has columns would only take memory.
+            thin = slice(None, None, -(-len(steps) // MOST_POINTS) or 1)
+            axes.plot(steps[thin], values[thin], colour, alpha=0.15)
+            smooth = _smooth(values)[thin]
+            axes.plot(steps[thin], smooth, colour, label=label)
+            steps, values = points["valid", name]
+            if len(steps):
                 axes.plot(
                     steps, values, f"{colour}o--", label=f"{label}, held out"
                 )
@@ -193,17 +200,27 @@ def plot_curves(folder):
     return target
 
 
+def _points(path):
+    """{(kind, name): (steps, values)} of the numbers in a log.
+
+    Arrays, and one record at a time: a run of weeks draws this again and again.
+    Nor does it end because a line of its log was damaged.
+    """
+    points = collections.defaultdict(lambda: (array("q"), array("d")))
+    for record, _ in _records(path):
+        if record is None or record.get("skipped"):
+            continue
+        for name, value in record.items():
+            if isinstance(value, (int, float)):
+                steps, values = points[record["kind"], name]
+                steps.append(record["step"])
+                values.append(value)
+    return points
+
+
 def _smooth(values):
     """Mean over the last hundredth of the run, at each step."""
-    window = max(1, len(values) // 100)
-    sums = list(itertools.accumulate(values, initial=0.0))
-    starts = [max(0, stop - window) for stop in range(1, len(values) + 1)]
-    return [
-        (sums[stop] - sums[start]) / (stop - start)
-        for stop, start in enumerate(starts, start=1)
-    ]
-
-
-def _column(records, name):
-    rows = [r for r in records if name in r]
-    return [r["step"] for r in rows], [r[name] for r in rows]
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    stops = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, stops - max(1, len(values) // 100))
+    return (sums[stops] - sums[starts]) / (stops - starts)

@@ -1,6 +1,7 @@
 """End to end: the shipped recipe resumes exactly, spreads over ranks, and
 survives what is not finite."""
 
+import json
 import math
 import os
 import random
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from pretrain_runs import ROOT, command_line, run, start, trace
 
 from muselq_modules.errors import UserError
 from muselq_modules.experiment import load_experiment, start_experiment
 from muselq_modules.pretrained import load_encoder
 from muselq_modules.pretraining import PretrainBrain
+from muselq_modules.training_log import plot_curves
 
 RANDOM_LAYERS = "{dim: 16, n_layers: 2, layer_drop: 0.3}"
 
@@ -308,3 +311,24 @@ def test_nothing_masked_is_a_step_without_gradient(make_brain, monkeypatch):
     brain.fit(brain.rounds(), *loaders)
     assert brain.record["masked_tokens"] == 0
     assert not brain.record["skipped"]
+
+
+def test_curves_of_a_long_run_are_thinned(tmp_path, monkeypatch):
+    """Otherwise the memory for drawing them grows with the run."""
+    record = {"kind": "train", "skipped": False, "token_loss": 1.0}
+    with open(tmp_path / "train_log.jsonl", "w") as log:
+        for step in range(1, 9002):
+            log.write(json.dumps({**record, "step": step}) + "\n")
+        log.write(json.dumps({**record, "kind": "valid", "step": 9001}) + "\n")
+    drawn = []
+    plot = Axes.plot
+
+    def count(axes, steps, *arguments, **options):
+        drawn.append((len(steps), max(steps, default=0)))
+        return plot(axes, steps, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", count)
+    assert plot_curves(tmp_path).is_file()
+    lengths, last = zip(*(pair for pair in drawn if pair[0]))
+    assert max(lengths) <= 2000 and min(lengths) == 1
+    assert min(last) > 8990

@@ -1,5 +1,6 @@
 """Mistakes of the user or of the data, told in one sentence."""
 
+import argparse
 import errno
 import functools
 import os
@@ -43,6 +44,14 @@ class UserError(Exception):
     def __init__(self, message=""):
         letters = (c if c.isprintable() else repr(c)[1:-1] for c in message)
         super().__init__("".join(letters))
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose message writes out what was typed, as `UserError` does."""
+
+    def error(self, message):
+        """Print the usage and one sentence, and exit with code 2."""
+        super().error(str(UserError(message)))
 
 
 def exits_cleanly(main):

@@ -10,7 +10,6 @@ from that time. The page refers to the audio where it lies. With
 mailed. Interrupted, it goes on where it was; a second call embeds nothing.
 """
 
-import argparse
 import logging
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 
 from muselq_modules.baselines import load_any_encoder
 from muselq_modules.cell_averages import CellAverages
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.explore_page import (
     audio_url,
     group_by_folder,
@@ -186,7 +185,7 @@ def report(output, n_tracks, skipped):
 @exits_cleanly
 def main(argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False,
         prog="python -m muselq_modules.explore",
         description="A folder of music as a map in one HTML page.",

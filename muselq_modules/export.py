@@ -9,7 +9,6 @@ runs it) and ``README.md``, the model card. Add ``--push org/name`` to upload
 it to the Hugging Face Hub, privately unless ``--public``.
 """
 
-import argparse
 import filecmp
 import os
 import re
@@ -20,7 +19,7 @@ import ruamel.yaml
 
 from muselq_modules.checksums import file_digest
 from muselq_modules.description import to_yaml
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.hub import UPLOADED, parse_hub_id, require_token, upload
 from muselq_modules.model_card import Stated, model_card
 from muselq_modules.pretrained import find_encoder, load_encoder, write_config
@@ -173,7 +172,7 @@ def _checkpoint_step(weights):
 @exits_cleanly
 def main(argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False,
         prog="python -m muselq_modules.export",
         description="Publish an encoder as a folder, or on the Hub.",

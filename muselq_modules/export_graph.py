@@ -9,11 +9,10 @@ onnxruntime, ``.pt2`` in PyTorch. It takes float32 waveforms [batch, samples]
 of any batch and length, at the encoder's sample rate.
 """
 
-import argparse
 import re
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.extract import parse_layers
 from muselq_modules.onnx_export import export_onnx
 from muselq_modules.onnx_weights import WEIGHTS
@@ -37,7 +36,7 @@ def licence_of(spec):
 @exits_cleanly
 def main(argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m muselq_modules.export_graph",
         description="Write an encoder as one ONNX or torch.export file.",
     )

@@ -12,12 +12,11 @@ Exit code: 0 when every file is done, 1 when some were skipped, 2 when the run
 stopped for a reason that its last line tells, 130 after Ctrl-C.
 """
 
-import argparse
 import sys
 
 from muselq_modules.baselines import load_any_encoder
 from muselq_modules.encoder import choose_layers
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.extraction import CONTEXTS, PRECISIONS, Plan
 from muselq_modules.extraction_run import ExtractionRun, Storage
 from muselq_modules.feature_files import WRITERS, import_arrow
@@ -103,7 +102,7 @@ def extract(
 
 def parse(argv):
     """The command line's arguments."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False,
         prog="python -m muselq_modules.extract",
         description="Extract features of audio files and folders.",

@@ -7,12 +7,11 @@ writes ``<folder>/report/``: ``results.md`` and ``results.csv`` (tables),
 ``confusion_*.png`` and ``index.html``, one page that holds them all.
 """
 
-import argparse
 import json
 import logging
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.files import write_json, write_text
 from muselq_modules.preparation import write_csv
 from muselq_modules.results_gains import GAINS_NOTE, gains, gains_table
@@ -176,7 +175,7 @@ def explain(runs):
 @exits_cleanly
 def main(argv=None):
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False,
         prog="python -m muselq_modules.results",
         description="Gather probe results into tables, pictures and a page.",

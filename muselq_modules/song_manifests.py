@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from muselq_modules.errors import UserError
+from muselq_modules.errors import CommandParser, UserError
 from muselq_modules.files import write_json
 from muselq_modules.locks import only_one
 from muselq_modules.preparation import (
@@ -297,7 +297,7 @@ def _check_options(options):
 
 def song_parser(description):
     """Return an argument parser with the options of `prepare_songs`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False,
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -11,12 +11,11 @@ call is simply repeated; a task that fails is named at the end and does not
 stop the others.
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 BASELINES = ("mel", "mfcc", "chroma")
@@ -82,7 +81,7 @@ def command(script, yaml, data_folder, encoder, output_folder, options=()):
 @exits_cleanly
 def main(argv=None):
     """Run from the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False, description=__doc__.split("\n")[0]
     )
     parser.add_argument("data", help="one folder for each recipe")

@@ -36,7 +36,6 @@ development.
         --data_folder /data/emomusic --manifest_folder manifests/emomusic
 """
 
-import argparse
 import csv
 import hashlib
 import random
@@ -44,7 +43,7 @@ from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean, pstdev
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import (
     require_file,
@@ -247,9 +246,7 @@ def standardise(rows, target):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Prepare EmoMusic"
-    )
+    parser = CommandParser(allow_abbrev=False, description="Prepare EmoMusic")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--random_split", action="store_true")

@@ -49,13 +49,12 @@ Citation::
         --data_folder /data/giantsteps --manifest_folder manifests/giantsteps
 """
 
-import argparse
 import hashlib
 import logging
 import re
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import (
     require_file,
@@ -292,7 +291,7 @@ def prepare_giantsteps(
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False, description="Prepare GiantSteps key"
     )
     parser.add_argument("--data_folder", required=True)

@@ -41,12 +41,11 @@ Citation::
         --data_folder /data/gtzan --manifest_folder manifests/gtzan
 """
 
-import argparse
 from pathlib import Path
 
 from torchaudio.datasets import gtzan
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import require_folder
 
@@ -134,9 +133,7 @@ def prepare_gtzan(data_folder, manifest_folder):
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Prepare GTZAN"
-    )
+    parser = CommandParser(allow_abbrev=False, description="Prepare GTZAN")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     prepare_gtzan(**vars(parser.parse_args()))

@@ -41,13 +41,12 @@ Citation::
         --data_folder /data/mtat --manifest_folder manifests/magnatagatune
 """
 
-import argparse
 import csv
 import re
 from collections import Counter
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import (
     require_file,
@@ -198,7 +197,7 @@ def prepare_magnatagatune(data_folder, manifest_folder, keep_untagged=False):
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False, description="Prepare MagnaTagATune"
     )
     parser.add_argument("--data_folder", required=True)

@@ -40,10 +40,9 @@ Citation::
         --data_folder /data/jamendo --manifest_folder manifests/jamendo_genre
 """
 
-import argparse
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import (
     require_folder,
@@ -223,7 +222,7 @@ def prepare_mtg_jamendo(
 @exits_cleanly
 def main():
     """The command line"""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False, description="Prepare MTG-Jamendo"
     )
     parser.add_argument("--data_folder", required=True)

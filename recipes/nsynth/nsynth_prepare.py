@@ -33,11 +33,10 @@ duplicates, and 0.8 % of the test pitches lie outside the piano's 21 to 108.
         --data_folder /data/nsynth --manifest_folder manifests/nsynth
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import (
     require_file,
@@ -185,9 +184,7 @@ def keep_labels(entry):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Prepare NSynth"
-    )
+    parser = CommandParser(allow_abbrev=False, description="Prepare NSynth")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--drop_out_of_range", action="store_true")

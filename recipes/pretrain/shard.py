@@ -12,13 +12,13 @@ same command continues. Train with `--dataset shards --data_folder DIR`;
 
 import argparse
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.shard_sets import verify_all, write_all
 
 
 def command_line():
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False,
         description="Put prepared songs into WebDataset tar shards.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -20,13 +20,12 @@ take the place of the tones)::
         --manifest_folder manifests/template
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import stable_fraction
 
@@ -142,7 +141,7 @@ def tone(timbre, frequency_hz, time):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         allow_abbrev=False, description="Prepare the template"
     )
     parser.add_argument("--data_folder", required=True)

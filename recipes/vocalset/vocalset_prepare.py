@@ -30,7 +30,6 @@ stems repeat between folders; ``__MACOSX`` and ``.DS_Store`` are passed over.
         --data_folder /data/vocalset --manifest_folder manifests/vocalset
 """
 
-import argparse
 import random
 import re
 from collections import defaultdict
@@ -40,7 +39,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from muselq_modules.chunks import cut_into_chunks, find_sound
-from muselq_modules.errors import UserError, exits_cleanly
+from muselq_modules.errors import CommandParser, UserError, exits_cleanly
 from muselq_modules.manifests import is_prepared, write_manifests
 from muselq_modules.preparation import (
     check_counts,
@@ -273,9 +272,7 @@ def chunk_rows(data_folder, recordings, valid, test):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, description="Prepare VocalSet"
-    )
+    parser = CommandParser(allow_abbrev=False, description="Prepare VocalSet")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     for name, choices in CHOICES.items():

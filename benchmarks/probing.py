@@ -16,6 +16,7 @@ import time
 import networks
 import numpy as np
 import side_by_side as bench
+import soundfile
 import torch
 
 from muselq_modules.audio_data import read_segment
@@ -34,7 +35,18 @@ BUDGET_S = 120.0  # no round starts later
 
 def make_splits(n_pieces, window_s):
     """Windows of a few pieces; a window is a row, its piece the label."""
-    pieces = sorted(SAMPLES.glob("*.ogg"))[:n_pieces]
+    needed_s = window_s * sum(PER_PIECE.values())
+    pieces = [
+        path
+        for path in sorted(SAMPLES.glob("*.ogg"))
+        if soundfile.info(path).duration >= needed_s
+    ]
+    if len(pieces) < n_pieces:
+        raise SystemExit(
+            f"--pieces {n_pieces}: {SAMPLES} has {len(pieces)} pieces of at "
+            f"least {needed_s} s; ask for fewer, or for shorter --seconds"
+        )
+    pieces = pieces[:n_pieces]
     samples = round(window_s * networks.SAMPLE_RATE)
     splits, first = {}, 0
     for name, count in PER_PIECE.items():

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 pytest.importorskip("transformers")
@@ -52,6 +53,18 @@ def run(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
     for name in {*SCRIPTS, *HELPERS}:
         sys.modules.pop(name, None)
+
+
+def test_windows_of_the_probing_benchmark_lie_in_their_pieces(run):
+    probing = __import__("probing")
+    splits = probing.make_splits(8, 10)  # the defaults
+    for split in splits.values():
+        for window in split.windows:
+            end_s = window.start_s + window.samples / 24000
+            info = soundfile.info(probing.SAMPLES / window.path)
+            assert end_s <= info.duration
+    with pytest.raises(SystemExit, match="--pieces 99: .* has 35 pieces"):
+        probing.make_splits(99, 5)
 
 
 def test_helpers_do_as_they_say(run):

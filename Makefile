@@ -44,7 +44,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 benchmarks: $(VENV)/ready
-	for script in mixing_cells depthwise quantizers front_ends embedding training_step \
+	for script in mixing_cells mixing_profile depthwise quantizers front_ends embedding training_step \
 			loader probing cost compression "embedding --seconds 300 --against MERT-330-shaped" \
 			"context --pretrained pretrained/brn_summary_tiny" \
 			"long_files --pretrained pretrained/brn_summary_tiny --minutes 2,20"; do \

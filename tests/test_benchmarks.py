@@ -72,7 +72,7 @@ def test_helpers_do_as_they_say(run):
 
 
 def test_there_is_a_script_for_each_question():
-    assert len(SCRIPTS) == 14
+    assert len(SCRIPTS) == 15
     makefile = (ROOT / "Makefile").read_text("utf-8")
     without_gpu = makefile.split("benchmarks: ")[1].split("chaos:")[0]
     for name in SCRIPTS:
@@ -110,6 +110,20 @@ def test_runs(run, name, capsys):
         for scored in found["scores"]["timbre"].values():
             assert scored.keys() == sizes.keys()
             assert all(0 <= x["mean"] <= 1 for x in scored.values())
+    if name == "mixing_profile":
+        for cell in found["cells"]:
+            assert 0 < cell["products_share"] < 1
+            assert cell["gflop_s"] > 0
+        ours, rotary, square = found["cells"][:3]
+        tokens, dim = 2 * 25, 128
+        # Four heads: 1/4 of the dense products, but for the combiner, half of
+        # which the summary of the clip needs once.
+        first, second = dim * 1.5 * dim / 4, (dim**2 + (dim / 2) ** 2) / 4
+        combined = tokens * dim * dim / 2 + dim * dim
+        assert ours["flop"] == 2 * (tokens * (first + second) + combined)
+        projections, scores = tokens * dim * 4 * dim, 2 * tokens**2 * dim
+        assert rotary["flop"] == 2 * (projections + scores)
+        assert square["flop"] == 2 * (2 * dim) ** 3
     if name == "probing":
         assert found["same_metric"]
         assert found["largest_weight_difference"] < 1e-4

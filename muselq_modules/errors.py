@@ -47,7 +47,13 @@ class UserError(Exception):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose message writes out what was typed, as `UserError` does."""
+    """A parser whose message writes out what was typed, as `UserError` does.
+
+    Options cannot be abbreviated: what an abbreviation means may change.
+    """
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message):
         """Print the usage and one sentence, and exit with code 2."""

@@ -186,7 +186,6 @@ def report(output, n_tracks, skipped):
 def main(argv=None):
     """The command line."""
     parser = CommandParser(
-        allow_abbrev=False,
         prog="python -m muselq_modules.explore",
         description="A folder of music as a map in one HTML page.",
     )

@@ -173,7 +173,6 @@ def _checkpoint_step(weights):
 def main(argv=None):
     """The command line."""
     parser = CommandParser(
-        allow_abbrev=False,
         prog="python -m muselq_modules.export",
         description="Publish an encoder as a folder, or on the Hub.",
     )

@@ -103,7 +103,6 @@ def extract(
 def parse(argv):
     """The command line's arguments."""
     parser = CommandParser(
-        allow_abbrev=False,
         prog="python -m muselq_modules.extract",
         description="Extract features of audio files and folders.",
         epilog="Exit code: 0 all done, 1 some files skipped, 2 stopped by "

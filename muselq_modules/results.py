@@ -176,7 +176,6 @@ def explain(runs):
 def main(argv=None):
     """The command line."""
     parser = CommandParser(
-        allow_abbrev=False,
         prog="python -m muselq_modules.results",
         description="Gather probe results into tables, pictures and a page.",
     )

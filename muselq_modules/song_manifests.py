@@ -298,7 +298,6 @@ def _check_options(options):
 def song_parser(description):
     """Return an argument parser with the options of `prepare_songs`."""
     parser = CommandParser(
-        allow_abbrev=False,
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

@@ -81,9 +81,7 @@ def command(script, yaml, data_folder, encoder, output_folder, options=()):
 @exits_cleanly
 def main(argv=None):
     """Run from the command line."""
-    parser = CommandParser(
-        allow_abbrev=False, description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", help="one folder for each recipe")
     parser.add_argument(
         "pretrained", help="run folder of an encoder, mert:95M, python:..."

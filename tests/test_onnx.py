@@ -197,6 +197,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         (["e.pt2", "--weights", "int8"], "a .pt2 file has no int8"),
         (["e.onnx", "--layers", "7"], "layers [7] does not exist"),
         (["e.onnx", "--layers", "lats"], "--layers lats is neither"),
+        (["e.tflite", "--pad"], "unrecognized arguments: --pad"),
     ):
         with pytest.raises(SystemExit) as end:
             main(["small", *arguments])

@@ -246,7 +246,7 @@ def standardise(rows, target):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = CommandParser(allow_abbrev=False, description="Prepare EmoMusic")
+    parser = CommandParser(description="Prepare EmoMusic")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--random_split", action="store_true")

@@ -291,9 +291,7 @@ def prepare_giantsteps(
 @exits_cleanly
 def main():
     """The command line"""
-    parser = CommandParser(
-        allow_abbrev=False, description="Prepare GiantSteps key"
-    )
+    parser = CommandParser(description="Prepare GiantSteps key")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--none_class", action="store_true")

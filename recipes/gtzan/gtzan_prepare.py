@@ -133,7 +133,7 @@ def prepare_gtzan(data_folder, manifest_folder):
 @exits_cleanly
 def main():
     """The command line"""
-    parser = CommandParser(allow_abbrev=False, description="Prepare GTZAN")
+    parser = CommandParser(description="Prepare GTZAN")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     prepare_gtzan(**vars(parser.parse_args()))

@@ -197,9 +197,7 @@ def prepare_magnatagatune(data_folder, manifest_folder, keep_untagged=False):
 @exits_cleanly
 def main():
     """The command line"""
-    parser = CommandParser(
-        allow_abbrev=False, description="Prepare MagnaTagATune"
-    )
+    parser = CommandParser(description="Prepare MagnaTagATune")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--keep_untagged", action="store_true")

@@ -222,9 +222,7 @@ def prepare_mtg_jamendo(
 @exits_cleanly
 def main():
     """The command line"""
-    parser = CommandParser(
-        allow_abbrev=False, description="Prepare MTG-Jamendo"
-    )
+    parser = CommandParser(description="Prepare MTG-Jamendo")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--subset", required=True, choices=SUBSETS)

@@ -184,7 +184,7 @@ def keep_labels(entry):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = CommandParser(allow_abbrev=False, description="Prepare NSynth")
+    parser = CommandParser(description="Prepare NSynth")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     parser.add_argument("--drop_out_of_range", action="store_true")

@@ -19,7 +19,6 @@ from muselq_modules.shard_sets import verify_all, write_all
 def command_line():
     """Return the parser of the command line."""
     parser = CommandParser(
-        allow_abbrev=False,
         description="Put prepared songs into WebDataset tar shards.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

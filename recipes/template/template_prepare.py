@@ -141,9 +141,7 @@ def tone(timbre, frequency_hz, time):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = CommandParser(
-        allow_abbrev=False, description="Prepare the template"
-    )
+    parser = CommandParser(description="Prepare the template")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     prepare_template(**vars(parser.parse_args()))

@@ -272,7 +272,7 @@ def chunk_rows(data_folder, recordings, valid, test):
 @exits_cleanly
 def main():
     """The command line."""
-    parser = CommandParser(allow_abbrev=False, description="Prepare VocalSet")
+    parser = CommandParser(description="Prepare VocalSet")
     parser.add_argument("--data_folder", required=True)
     parser.add_argument("--manifest_folder", required=True)
     for name, choices in CHOICES.items():

@@ -13,7 +13,6 @@ are no measurement.
 import networks
 import side_by_side as bench
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 PAPER_MILLIONS = {
     "brn_summary": 164,
@@ -47,10 +46,8 @@ def measure(name, quick=False):
     """Parameters and forward FLOP of a network."""
     network, inputs = build(name, quick)
     network.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*inputs)
     parameters = sum(p.numel() for p in network.parameters())
-    return parameters, counter.get_total_flops()
+    return parameters, bench.flop_of(lambda: network(*inputs))
 
 
 def main(argv=None):

@@ -11,7 +11,6 @@ import side_by_side as bench
 import torch
 from speechbrain.lobes.models.convolution import ConvolutionFrontEnd
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from muselq_modules.subsampling import (
     ConvNeXtSubsampling,
@@ -68,11 +67,9 @@ def main(argv=None):
     seconds, peaks = bench.interleave(runs, arguments.repetitions)
     rows, record = [], {}
     for name, module in front_ends.items():
-        with FlopCounterMode(display=False) as counter:
-            runs[name]()
         found = {
             "parameters": sum(p.numel() for p in module.parameters()),
-            "flop": counter.get_total_flops(),
+            "flop": bench.flop_of(runs[name]),
             "seconds": seconds[name],
             "peak_mib": peaks[name],
             "against_ours": bench.ratio(seconds, name, OURS),

@@ -11,13 +11,12 @@ two implementations that work at the same rate can gain.
 
 import copy
 import statistics
-from functools import partial
 
 import mixing_cells
 import side_by_side as bench
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 CELLS = [mixing_cells.OURS, mixing_cells.ROTARY]
 SQUARE = "square matrix product"
@@ -29,18 +28,6 @@ PRODUCTS = {
     "aten::baddbmm",
     "aten::_scaled_dot_product_flash_attention_for_cpu",
 }
-
-
-def flop_of(function, shape):
-    """Floating-point operations of a module or function of a tensor.
-
-    On the meta device: the counter does not know the CPU's fused attention.
-    """
-    if isinstance(function, torch.nn.Module):
-        function = copy.deepcopy(function).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        function(torch.empty(shape, device="meta"))
-    return counter.get_total_flops()
 
 
 def share_of_products(run):
@@ -57,25 +44,21 @@ def share_of_products(run):
     return products / total
 
 
-def square(x):
-    """What the machine can do."""
-    return x @ x
+def cases(cells, length_s, dim):
+    """Functions that run each cell, and a square product, by name."""
+    side = torch.randn(2 * dim, 2 * dim)
+    runs = mixing_cells.runs(cells, length_s, dim, trained=False, limits={})
+    return {**runs, SQUARE: lambda: side @ side}
 
 
-def measure(functions, length_s, dim, repetitions):
-    """A record a function at a length of the music."""
-    tokens = round(length_s * mixing_cells.TOKENS_PER_S)
-    inputs = {name: torch.randn(1, tokens, dim) for name in functions}
-    inputs[SQUARE] = torch.randn(2 * dim, 2 * dim)
-
-    def forward(name):
-        with torch.no_grad():
-            functions[name](inputs[name])
-
-    runs = {name: partial(forward, name) for name in functions}
+def measure(cells, length_s, dim, repetitions):
+    """A record a case at a length of the music."""
+    runs = cases(cells, length_s, dim)
+    with torch.device("meta"):
+        counted = cases(copy.deepcopy(cells).to("meta"), length_s, dim)
     seconds, _ = bench.interleave(runs, repetitions)
     for name, run in runs.items():
-        flop = flop_of(functions[name], inputs[name].shape)
+        flop = bench.flop_of(counted[name])
         yield {
             "cell": name,
             "length_s": length_s,
@@ -93,10 +76,10 @@ def main(argv=None):
     dim = 128 if arguments.quick else mixing_cells.DIM
     lengths = (2, 8) if arguments.quick else (30, 300, 600)
     every = mixing_cells.cells(dim)
-    functions = {name: every[name] for name in CELLS} | {SQUARE: square}
+    cells = nn.ModuleDict({name: every[name] for name in CELLS})
     found = []
     for length_s in lengths:
-        found += measure(functions, length_s, dim, arguments.repetitions)
+        found += measure(cells, length_s, dim, arguments.repetitions)
     rows, flop = [], {(r["cell"], r["length_s"]): r["flop"] for r in found}
     for r in found:
         length_s, is_cell = r["length_s"], r["cell"] != SQUARE
@@ -112,9 +95,7 @@ def main(argv=None):
                 f"{100 * r['products_share']:.0f} %",
             ]
         )
-    rates = {}
-    for r in found:
-        rates[f"{r['cell']}, {r['length_s']} s"] = r["gflop_s"]
+    rates = {f"{r['cell']}, {r['length_s']} s": r["gflop_s"] for r in found}
     header = ["cell", "music", "GFLOP", "arithmetic against ours"]
     header += ["time against ours", "GFLOP/s", "in matrix products"]
     draw = bench.bars("GFLOP/s", rates)
